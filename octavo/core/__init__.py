@@ -1,0 +1,1 @@
+"""What everything else is made of: grids, tensors, schemes, the compressed model. numpy and stdlib only."""

@@ -1,0 +1,1 @@
+"""Stage two: one room per runtime, its SDK imported inside functions only."""

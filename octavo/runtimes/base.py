@@ -1,0 +1,125 @@
+"""The contract of a runtime: decide how each tensor is carried, write the file, read it back, run it.
+
+To add one: a file here with a class that has these methods, a line in REGISTRY, a section in core/carriage.toml.
+`carry` decides and touches nothing; `lower` writes what was decided; `read_back` decodes the file with the vendor's
+reader, back into the compressed model's own orientation and grid, so that digests can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from octavo.core.manifest import Carried, Manifest
+from octavo.core.model import CompressedModel, TensorValue
+from octavo.errors import BadInput, nearest
+
+Arrays = dict[str, NDArray[Any]]
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime works here, its version, its units, and what to do if it does not."""
+
+    works: bool
+    version: str = ""
+    units: tuple[str, ...] = ()
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which unit runs an operator, and why it is not the one that was asked for."""
+
+    op: str
+    unit: str
+    reason: str = ""
+
+
+class Session(Protocol):
+    """A loaded artifact. State goes in and comes back: a KV cache, an LSTM's state, or None for the first step."""
+
+    def step(self, inputs: Arrays, state: Any = None) -> tuple[Arrays, Any]:
+        """Run once. Language models: {"ids": int64 [1, n]} → {"logits": float32 [1, n, vocab]}, and the new state."""
+        ...
+
+    def placement(self) -> list[Placement]: ...
+
+    def close(self) -> None: ...
+
+
+class ReadBack(Protocol):
+    """A file opened with the vendor's reader."""
+
+    manifest: Manifest | None
+
+    def tensor(self, carried: Carried) -> TensorValue:
+        """Decode one tensor and undo the moves. Raises Refused when what lies there cannot be the tensor described."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """One on-device runtime."""
+
+    name: str
+    suffix: str
+
+    def carry(self, model: CompressedModel) -> Manifest:
+        """Decide where and how each tensor lies in the file. Raises Refused with what is possible instead."""
+        ...
+
+    def lower(
+        self, model: CompressedModel, manifest: Manifest, path: Path, module: Callable[[], Any], progress: Progress
+    ) -> None:
+        """Write the file to `path` (a temporary one). `module()` builds the float torch program, if that is needed."""
+        ...
+
+    def read_back(self, path: Path) -> ReadBack: ...
+
+    def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session: ...
+
+    def run_line(self, path: Path) -> str:
+        """The command that runs the file outside Octavo."""
+        ...
+
+    def doctor(self) -> Availability: ...
+
+
+REGISTRY = {
+    "llamacpp": "octavo.runtimes.llamacpp:LlamaCpp",
+    "onnxruntime": "octavo.runtimes.onnxruntime:OnnxRuntime",
+}
+
+
+def runtime(name: str) -> Runtime:
+    """Look a runtime up by name. Raises BadInput with the nearest names."""
+    if name not in REGISTRY:
+        raise BadInput(f"Unknown runtime '{name}'.", nearest(name, REGISTRY))
+    module, attribute = REGISTRY[name].split(":")
+    found: Runtime = getattr(import_module(module), attribute)()
+    return found
+
+
+def runtime_of(path: Path) -> Runtime:
+    """The runtime that opens this file, by its suffix. Raises BadInput."""
+    suffixes = {".gguf": "llamacpp", ".onnx": "onnxruntime"}
+    if path.suffix not in suffixes:
+        raise BadInput(f"{path}: no runtime opens '{path.suffix}' files.", f"Octavo runs {', '.join(suffixes)}.")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file.")
+    return runtime(suffixes[path.suffix])
+
+
