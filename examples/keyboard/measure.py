@@ -47,6 +47,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Per held-out word, int64 [N]: how many words were rated above it, and the keys pressed for it with its space."""
+
+    rank: Ids
+    pressed: Ids
+
+
+@dataclass(frozen=True)
 class Quality:
     """How well a predictor serves: shares over all `words` held-out words, of which `out_of_vocabulary` were unknown."""
 
@@ -106,26 +114,33 @@ def suggest(logits: Logits, prefixes: Prefixes, vocabulary: Vocabulary, typed: s
     return [vocabulary.words[index] for index in best]
 
 
-def quality(predict: Predict, heldout: Pairs, vocabulary: Vocabulary, prefixes: Prefixes, seed: int = 0) -> Quality:
-    """Top-1, top-3 and keystrokes saved on the held-out words, intervals by resampling whole sentences."""
-    ranks, keys = [], []
-    for start in range(0, len(heldout), _BATCH):
-        part = heldout.take(slice(start, start + _BATCH))
-        rank, pressed = _judge(predict(part.x), part, prefixes)
-        ranks.append(rank)
-        keys.append(pressed)
-    rank, pressed = np.concatenate(ranks), np.concatenate(keys)
+def judge(predict: Predict, heldout: Pairs, prefixes: Prefixes) -> Judged:
+    """Asks the predictor for every held-out word."""
+    parts = [heldout.take(slice(start, start + _BATCH)) for start in range(0, len(heldout), _BATCH)]
+    judged = [_judge(predict(part.x), part, prefixes) for part in parts]
+    rank, pressed = (np.concatenate(column) for column in zip(*judged, strict=True))
+    return Judged(rank, pressed)
+
+
+def quality(judged: Judged, heldout: Pairs, seed: int = 0) -> Quality:
+    """Top-1, top-3 and keystrokes saved, intervals by resampling whole sentences."""
     full = heldout.letters + 1
     one = np.ones_like(full)
     top1, top3, saved = (
         _share(part, whole, heldout.sentence, seed)
-        for part, whole in ((rank < 1, one), (rank < SHOWN, one), (full - pressed, full))
+        for part, whole in ((judged.rank < 1, one), (judged.rank < SHOWN, one), (full - judged.pressed, full))
     )
     return Quality(top1, top3, saved, heldout.out_of_vocabulary, len(heldout))
 
 
+def top1_lost(before: Judged, after: Judged, heldout: Pairs, seed: int = 0) -> Share:
+    """Top-1 of `before` minus that of `after`, paired: both saw the same words."""
+    lost = (before.rank < 1).astype(np.int64) - (after.rank < 1)
+    return _share(lost, np.ones_like(lost), heldout.sentence, seed)
+
+
 def _judge(logits: Logits, asked: Pairs, prefixes: Prefixes) -> tuple[Ids, Ids]:
-    """Per word: how many words were rated above it (int64 [n]), and the keys pressed for it, its space included."""
+    """`Judged`'s two columns for one batch."""
     known = asked.y > UNKNOWN
     y = asked.y[known]
     scores = logits[known]

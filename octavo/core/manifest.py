@@ -75,12 +75,21 @@ class Manifest:
         edited = [item.name for item in tensors if manifest.parts["tensors"].get(item.name) != item.digest]
         if edited or digest != manifest.digest or seal != _seal(body):
             what = f"tensor {edited[0]}" if edited else "model digest" if digest != manifest.digest else "seal"
-            raise EditedManifest(f"The artifact's manifest was edited: its {what} does not agree with the rest.")
+            raise EditedManifest(
+                f"The artifact's manifest was edited: its {what} does not agree with the rest.", names=tuple(edited)
+            )
         return manifest
 
 
 class EditedManifest(BadInput):
-    """A manifest that contradicts itself: the artifact's weights cannot be called exact (exit code 6)."""
+    """A manifest that contradicts itself: the artifact's weights cannot be called exact (exit code 6).
+
+    `names`: the tensors whose two digests disagree, where it is those.
+    """
+
+    def __init__(self, message: str, remedy: str = "", names: tuple[str, ...] = ()) -> None:
+        super().__init__(message, remedy)
+        self.names = names
 
 
 def _seal(body: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from octavo import errors
 from octavo.errors import OctavoError, WorkerDied, WorkerTimeout
@@ -34,7 +34,7 @@ class Reply:
     """What a call brought back: the target's JSON result and arrays, and the child's largest resident set so far."""
 
     result: dict[str, Any]
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, NDArray[Any]]
     peak_rss_bytes: int
 
 
@@ -48,7 +48,11 @@ class Worker:
     """
 
     def __init__(
-        self, *, memory_bytes: int | None = None, threads: int | None = None, env: Mapping[str, str | None] | None = None
+        self,
+        *,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+        env: Mapping[str, str | None] | None = None,
     ) -> None:
         self.memory_bytes = memory_bytes
         self.peak_rss_bytes = 0
@@ -91,7 +95,7 @@ class Worker:
         self,
         target: str,
         params: Mapping[str, Any] | None = None,
-        arrays: Mapping[str, np.ndarray] | None = None,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
         *,
         timeout: float | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
@@ -110,12 +114,12 @@ class Worker:
                 return self._exchange(target, message, timeout, on_event)
             except _Answered as answered:
                 raise answered.error from None
-            except TimeoutError:
+            except _Late:
                 self._end(f"it was killed after {timeout:g} s in {target}")
                 raise WorkerTimeout(
                     f"{target} did not answer within {timeout:g} s; its process was killed.{self._quote()}"
                 ) from None
-            except (EOFError, BrokenPipeError):
+            except _Gone:
                 raise self._died(target) from None
             except BaseException as error:  # Ctrl-C above all: never leave a child computing for nobody
                 self._end(f"it was stopped by {type(error).__name__} during {target}")
@@ -175,11 +179,20 @@ class _Answered(Exception):
         self.error = error
 
 
+class _Gone(Exception):
+    """The child closed its end. Not BrokenPipeError: an `on_event` that prints to a closed pipe raises that one."""
+
+
+class _Late(Exception):
+    """The deadline of a call has passed."""
+
+
 class _Pipe:
     """The two pipes to a child, with a deadline on every wait, also for writing to one that has stopped reading."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._stdin, self._stdout = process.stdin, process.stdout
         os.set_blocking(self._stdin.fileno(), False)
         os.set_blocking(self._stdout.fileno(), False)
@@ -189,11 +202,16 @@ class _Pipe:
         view = memoryview(message)
         while view:
             _wait(self._stdin.fileno(), selectors.EVENT_WRITE, deadline)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 view = view[os.write(self._stdin.fileno(), view) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                raise _Gone from None
 
-    def receive(self, deadline: float | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """One message. Raises EOFError when the child closed the pipe, TimeoutError at the deadline."""
+    def receive(self, deadline: float | None) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """One message. Raises _Gone when the child closed the pipe, _Late at the deadline."""
+        _check(deadline)  # also for a child whose events come so fast that nothing ever waits
         end = self._buffer.find(b"\n")
         while end < 0:
             have = len(self._buffer)
@@ -213,7 +231,7 @@ class _Pipe:
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self._stdout.fileno(), min(max(size, 1 << 16), 1 << 20))
             if not chunk:
-                raise EOFError
+                raise _Gone
             self._buffer += chunk
 
     def close(self) -> None:
@@ -226,8 +244,13 @@ def _wait(descriptor: int, event: int, deadline: float | None) -> None:
     remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, event)
-        if not selector.select(remaining) and deadline is not None:
-            raise TimeoutError
+        if not selector.select(remaining):
+            _check(deadline)
+
+
+def _check(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise _Late
 
 
 def _environment(threads: int | None, extra: Mapping[str, str | None]) -> dict[str, str]:
@@ -270,6 +293,6 @@ def _error_of(target: str, header: Mapping[str, Any], memory_bytes: int | None) 
     elif header["error"] == "MemoryError" and memory_bytes:
         error = OctavoError(f"{target} ran out of memory: its limit was {memory_bytes} bytes.", "Raise the limit.")
     else:
-        error = OctavoError(f"{target} failed: {header['error']}: {header['message']}")
+        error = OctavoError(f"{target} failed: {header['error']}: {header['message']}", header["remedy"])
     error.add_note(header["traceback"])
     return error

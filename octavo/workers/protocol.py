@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from octavo.errors import BadInput, WorkerDied
 
@@ -20,7 +21,7 @@ REQUEST, EVENT, RESULT, ERROR = "request", "event", "result", "error"
 MAX_HEADER_BYTES = 64 << 20
 
 
-def pack(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
+def pack(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
     """Return one framed message.
 
     Raises BadInput for an array whose type npz cannot carry without a pickle (objects, and extension types such as
@@ -34,7 +35,7 @@ def pack(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] 
     body = b""
     if arrays:
         buffer = io.BytesIO()
-        np.savez(buffer, **{f"a{i}": array for i, array in enumerate(arrays.values())})  # type: ignore[arg-type]
+        np.savez(buffer, **{f"a{i}": array for i, array in enumerate(arrays.values())})
         body = buffer.getvalue()
     try:
         header = json.dumps({**fields, "kind": kind, "arrays": list(arrays), "bytes": len(body)}, default=plain)
@@ -60,7 +61,7 @@ def header_of(line: bytes) -> dict[str, Any]:
     return header  # type: ignore[no-any-return]
 
 
-def arrays_of(header: Mapping[str, Any], body: bytes) -> dict[str, np.ndarray]:
+def arrays_of(header: Mapping[str, Any], body: bytes) -> dict[str, NDArray[Any]]:
     """Decode a message's npz body into `{name: array}`; each array owns its memory."""
     if not header["arrays"]:
         return {}
@@ -68,7 +69,7 @@ def arrays_of(header: Mapping[str, Any], body: bytes) -> dict[str, np.ndarray]:
         return {name: npz[f"a{i}"] for i, name in enumerate(header["arrays"])}
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+def read(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """Read one message from a blocking stream; None when the other end closed it between messages."""
     line = stream.readline(MAX_HEADER_BYTES)
     if not line:

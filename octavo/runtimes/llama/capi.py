@@ -81,11 +81,11 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "llama_n_seq_max": (u32, [ptr]),
     "llama_n_threads": (i32, [ptr]),
     "llama_n_threads_batch": (i32, [ptr]),
-    "llama_model_n_ctx_train": (i32, [ptr]),
     "llama_model_get_vocab": (ptr, [ptr]),
     "llama_vocab_n_tokens": (i32, [ptr]),
+    "llama_vocab_bos": (i32, [ptr]),
     "llama_vocab_type": (ctypes.c_int, [ptr]),
-    "llama_model_desc": (i32, [ptr, ctypes.c_void_p, size]),
+    "llama_model_meta_val_str": (i32, [ptr, text, ptr, size]),
     "llama_tokenize": (i32, [ptr, text, i32, ptr, i32, flag, flag]),
     "llama_detokenize": (i32, [ptr, ptr, i32, ptr, i32, flag, flag]),
     "llama_batch_init": (Block, [i32, i32, i32]),
@@ -96,8 +96,6 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "llama_get_memory": (ptr, [ptr]),
     "llama_memory_clear": (None, [ptr, flag]),
     "llama_memory_seq_rm": (flag, [ptr, i32, i32, i32]),
-    "llama_memory_seq_pos_max": (i32, [ptr, i32]),
-    "ggml_type_name": (text, [ctypes.c_int]),
     "ggml_blck_size": (ctypes.c_int64, [ctypes.c_int]),
     "ggml_row_size": (size, [ctypes.c_int, ctypes.c_int64]),
     "ggml_quantize_requires_imatrix": (flag, [ctypes.c_int]),
@@ -106,14 +104,18 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class LayoutMismatch(OctavoError):
-    """The running build's structs are not where the tables say; nothing may be passed to it by value."""
+    """The running build's C API is not the one the tables describe; nothing may be passed to it by value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Open the model with through='server' to go without the C API.")
 
 
 @cache
 def library() -> Any:
     """Load the library, declare the functions and prove the struct layout, once per process.
 
-    Raises Missing when xllamacpp is not installed or exports no C API, LayoutMismatch when the self-test fails.
+    Raises Missing when xllamacpp is not installed or cannot be loaded, LayoutMismatch when it exports no such C API
+    or the self-test fails.
     """
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or not spec.submodule_search_locations:
@@ -122,12 +124,15 @@ def library() -> Any:
     shared = sorted(path for path in folder.glob("xllamacpp*") if path.suffix in {".so", ".pyd", ".dylib"})
     if not shared:
         raise Missing(f"{folder} holds no shared library.", "Reinstall xllamacpp.")
-    lib = ctypes.CDLL(str(shared[0]))
+    try:
+        lib = ctypes.CDLL(str(shared[0]))
+    except OSError as error:
+        raise Missing(f"{shared[0].name} cannot be loaded: {error}.", "Reinstall xllamacpp.") from None
     for name, (result, arguments) in PROTOTYPES.items():
         try:
             function = getattr(lib, name)
         except AttributeError:
-            raise Missing(f"{shared[0].name} does not export {name}.", "Use another build of xllamacpp.") from None
+            raise LayoutMismatch(f"{shared[0].name} does not export {name}.") from None
         function.restype, function.argtypes = result, arguments
     check_layout(lib)
     lib.llama_backend_init()

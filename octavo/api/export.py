@@ -1,0 +1,66 @@
+"""Stage two: a compressed model in, a runtime's file out, read back before it is called done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from octavo.api.load import load, torch_program
+from octavo.core.manifest import Manifest
+from octavo.core.store import new_path
+from octavo.errors import OctavoError
+from octavo.records import ExportRecord
+
+
+def export(
+    directory: str | Path,
+    *,
+    runtime: str,
+    out: str | Path,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> ExportRecord:
+    """Lower the compressed model in `directory` to `runtime`, and read the file back with the vendor's reader.
+
+    Raises Refused when the runtime has no exact form of a tensor; OctavoError when what was read back differs (then no
+    file is left). Only the compressed model is looked at: the source may be gone.
+    """
+    from octavo.runtimes.base import runtime as find
+    from octavo.verify.weights import check_weights
+
+    path, model, target = Path(out), load(directory), find(runtime)
+    manifest = target.carry(model)
+    with new_path(path, force=force) as temporary:
+        target.lower(model, manifest, temporary, lambda: torch_program(model), progress)
+        read_back = target.read_back(temporary)
+        try:
+            report = check_weights(read_back, read_back.manifest, model)
+        finally:
+            read_back.close()
+        if report.verdict != "exact":
+            raise OctavoError(
+                f"{path}: the file read back does not carry the compressed model: {report.wrong[:3]}.",
+                "This is a defect of Octavo; nothing was written.",
+            )
+    return ExportRecord(
+        path=str(path),
+        runtime=runtime,
+        bytes=path.stat().st_size,
+        digest=model.digest,
+        weights=report.verdict,
+        placement=(),
+        widened=widened(manifest),
+        notes=manifest.notes,
+        run_line=target.run_line(path),
+        bits_per_weight=8 * path.stat().st_size / max(model.parameters, 1),
+    )
+
+
+def widened(manifest: Manifest) -> tuple[dict[str, object], ...]:
+    """What the file holds in a wider form than the scheme's own, with how many tensors and why."""
+    groups: dict[tuple[str, str, str], int] = {}
+    for item in manifest.tensors:
+        if item.why:
+            key = (item.scheme, item.stored_as, item.why)
+            groups[key] = groups.get(key, 0) + 1
+    return tuple({"scheme": s, "as": a, "why": w, "tensors": n} for (s, a, w), n in groups.items())

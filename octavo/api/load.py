@@ -1,0 +1,148 @@
+"""Open what a user names: a float model as a source, a compressed model, the torch program of either."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo.core.architecture import decoder_spec
+from octavo.core.model import CompressedModel
+from octavo.core.source import Source
+from octavo.core.store import INDEX
+from octavo.core.store import load as load_store
+from octavo.errors import BadInput, Missing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TORCH_HINT = "Install it with `pip install 'octavo[compress]'`."
+REFUSED_KINDS = {
+    ".h5": "a Keras file. Make a float .tflite of it: tf.lite.TFLiteConverter.from_keras_model(keras.models.load_model("
+    "'MODEL.h5')).convert()",
+    ".keras": "a Keras file. Make a float .tflite of it with tf.lite.TFLiteConverter.from_keras_model",
+    ".pb": "a TensorFlow SavedModel. Make a float .tflite of it with tf.lite.TFLiteConverter.from_saved_model",
+}
+
+
+def load(directory: str | Path) -> CompressedModel:
+    """Open a compressed model's directory. Raises BadInput when it is none, or damaged."""
+    return load_store(Path(directory))
+
+
+def open_source(
+    model: str | Path | nn.Module,
+    *,
+    module: str | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+    example_inputs: tuple[Any, ...] | None = None,
+) -> Source:
+    """Open a float model: a Hugging Face directory, an nn.Module with example inputs, `module` = pkg.file:factory with
+    `weights`, or (only with `trust`, in a worker) a .pt2 file.
+
+    Raises BadInput with what was found and what can be given instead; Missing when torch is needed and absent.
+    """
+    if module is not None:
+        return _from_factory(module, Path(weights) if weights else None)
+    if not isinstance(model, str | Path):
+        if example_inputs is None:
+            raise BadInput("A torch module needs example_inputs, from which its graph is traced.")
+        return _captured(model, example_inputs)
+    path = Path(model)
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or directory.", _hub_hint(str(model)))
+    if path.is_dir():
+        if (path / INDEX).is_file():
+            raise BadInput(f"{path} is a compressed model already.", "Give the float model it was made from.")
+        from octavo.sources.huggingface import open_huggingface
+
+        return open_huggingface(path)
+    if path.suffix in (".pt", ".pth", ".pt2"):
+        return _from_pickle(path, trust)
+    if path.suffix in REFUSED_KINDS:
+        raise BadInput(f"{path}: {REFUSED_KINDS[path.suffix]}.")
+    raise BadInput(
+        f"{path}: not a float model that Octavo folds.",
+        "Give a Hugging Face directory, or --module pkg.file:factory --weights W.safetensors.",
+    )
+
+
+def torch_program(model: CompressedModel) -> Any:
+    """The float torch program that a compressed model computes, for a runtime to export (its weights are not bound)."""
+    require_torch()
+    if model.program.kind == "huggingface":
+        from octavo.sources.decoder import build
+
+        return build(decoder_spec(model.program.body))
+    from octavo.sources.torch import rebuild
+
+    return rebuild(model.program)
+
+
+def require_torch() -> None:
+    """Raises Missing when torch is not installed."""
+    try:
+        import_module("torch")
+    except ImportError as error:
+        raise Missing(f"This step needs torch, which is not installed ({error}).", TORCH_HINT) from error
+
+
+def _captured(module: Any, example_inputs: tuple[Any, ...]) -> Source:
+    require_torch()
+    from octavo.sources.graph import open_module
+
+    return open_module(module, example_inputs)
+
+
+def _from_factory(target: str, weights: Path | None) -> Source:
+    """Import pkg.file, call the factory, load the weights: the file is run, which --module asks for."""
+    require_torch()
+    from octavo.sources.graph import load_weights
+
+    module, example_inputs = call_factory(target)
+    if weights is not None:
+        load_weights(module, weights)
+    return _captured(module, example_inputs)
+
+
+def call_factory(target: str) -> tuple[Any, tuple[Any, ...]]:
+    """Call `pkg.file:factory`; it returns (module, example_inputs). Raises BadInput when it does not."""
+    import sys
+
+    name, _, attribute = target.partition(":")
+    if not attribute:
+        raise BadInput(f"--module {target}: expected pkg.file:factory.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        made = getattr(import_module(name), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"--module {target}: {error}.", "Is the current directory the one it is imported from?") from error
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple)):
+        raise BadInput(
+            f"--module {target}: returned {type(made).__name__}, expected (module, example_inputs).",
+            "Return the nn.Module and a tuple of example tensors.",
+        )
+    return made
+
+
+def _from_pickle(path: Path, trust: bool) -> Source:
+    if not trust:
+        raise BadInput(
+            f"{path}: a {path.suffix} file can run code when it is opened.",
+            "If you trust it, add --trust: it is then opened in a process of its own. Safer: save safetensors and use "
+            "--module pkg.file:factory --weights W.safetensors.",
+        )
+    require_torch()
+    from octavo.sources.graph import open_trusted
+    from octavo.workers.local import Worker
+
+    with Worker() as worker:
+        return open_trusted(path, worker)
+
+
+def _hub_hint(name: str) -> str:
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return f"If {name} is a model of the hub, download it first: `hf download {name} --local-dir DIR`."
+    return "Check the path."

@@ -1,0 +1,1 @@
+"""Measuring: latency, tokens per second, load time and peak memory of a fresh process."""

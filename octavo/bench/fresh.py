@@ -1,0 +1,159 @@
+"""Load time, latency and peak memory of an artifact in a process that has done nothing else.
+
+The worker's own end (`measure`) and the caller's (`measure_fresh`) share this file. How an artifact is opened comes as
+an import path, `pkg.module:function`, called as `function(Path, threads=…)` and returning a Session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.bench.timing import Latency, Throughput, time_language, time_session
+from octavo.errors import BadInput
+from octavo.workers.local import Worker
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What a fresh process measured.
+
+    `peak_rss_bytes`: the largest resident set, of the process and of those it started, summed over `processes`.
+    `baseline_bytes`: the interpreter, numpy and Octavo before the runtime was imported, times `processes`; the
+    difference, `peak_memory_bytes`, is what runtime, model and work took. Mapped pages of the file count once touched.
+    """
+
+    load_ms: float
+    latency_ms: Latency
+    tokens_per_second: Throughput | None
+    peak_rss_bytes: int
+    baseline_bytes: int
+    processes: int
+    threads: int | None
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return max(0, self.peak_rss_bytes - self.baseline_bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form of `bench`."""
+        rate = self.tokens_per_second
+        return {
+            "latency_ms": self.latency_ms.as_dict(),
+            "tokens_per_second": None if rate is None else {"prefill": rate.prefill, "decode": rate.decode},
+            "language": None if rate is None else rate.as_dict(),
+            "load_ms": self.load_ms,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "baseline_bytes": self.baseline_bytes,
+            "processes": self.processes,
+            "threads": self.threads,
+        }
+
+
+def measure_fresh(
+    opener: str,
+    path: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    threads: int | None = None,
+    repeat: int = 50,
+    warmup: int = 5,
+    decode: int = 0,
+    timeout: float | None = 600.0,
+) -> Fresh:
+    """Open `path` in a new process and time it. `decode` > 0: `inputs["ids"]` is a prompt, time prefill and decode too.
+
+    For a language model `latency_ms` is the time per decoded token. Raises what the opener raises, WorkerDied,
+    WorkerTimeout.
+    """
+    params = {"opener": opener, "path": str(path), "threads": threads}
+    params |= {"repeat": repeat, "warmup": warmup, "decode": decode}
+    with Worker(threads=threads) as worker:
+        reply = worker.call("octavo.bench.fresh:measure", params, inputs, timeout=timeout)
+    result = reply.result
+    throughput = None
+    if result["throughput"] is not None:
+        fields = dict(result["throughput"])
+        fields["per_token_ms"] = Latency(**fields["per_token_ms"])
+        fields |= {key: tuple(fields[key]) for key in ("prefill_range", "decode_range")}
+        throughput = Throughput(**fields)
+    return Fresh(
+        load_ms=result["load_ms"],
+        latency_ms=Latency(**result["latency"]),
+        tokens_per_second=throughput,
+        peak_rss_bytes=reply.peak_rss_bytes + sum(result["children_rss_bytes"]),
+        baseline_bytes=result["baseline_bytes"] * (1 + len(result["children_rss_bytes"])),
+        processes=1 + len(result["children_rss_bytes"]),
+        threads=threads,
+    )
+
+
+def measure(
+    params: dict[str, Any], arrays: Arrays, emit: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], Arrays]:
+    """The worker's end of `measure_fresh`. The baseline is read before the opener's module is imported."""
+    baseline = _peak_rss("self")
+    start = time.perf_counter()
+    module, _, name = params["opener"].partition(":")
+    opener = getattr(import_module(module), name, None)
+    if not callable(opener):
+        raise BadInput(f"opener {params['opener']!r} names no function.")
+    session = opener(Path(params["path"]), threads=params["threads"])
+    load_ms = (time.perf_counter() - start) * 1e3
+    emit({"loaded_ms": load_ms})
+    try:
+        if params["decode"]:
+            rate = time_language(session.step, np.asarray(arrays["ids"], np.int64), params["decode"])
+            latency, throughput = rate.per_token_ms, rate.as_dict()
+        else:
+            latency = time_session(lambda: session.step(arrays, None), params["repeat"], params["warmup"])
+            throughput = None
+        children = [_peak_rss(str(pid)) for pid in _descendants()]
+    finally:
+        session.close()
+    result = {"load_ms": load_ms, "latency": latency.as_dict(), "throughput": throughput}
+    result |= {"baseline_bytes": baseline, "children_rss_bytes": [size for size in children if size]}
+    return result, {}
+
+
+def _descendants() -> list[int]:
+    """Processes that this one started and theirs (a runtime that lives in a worker of its own). Linux only; elsewhere
+    none are seen."""
+    parents: dict[int, int] = {}
+    if sys.platform == "linux":
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    # the command may hold spaces and brackets: fields are counted from its last bracket
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family and pid not in family}:
+        family |= more
+    return sorted(family - {os.getpid()})
+
+
+def _peak_rss(pid: str) -> int:
+    """Largest resident set of a process in bytes; 0 when it is gone. This process's own is known everywhere."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if pid != "self":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

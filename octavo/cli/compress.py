@@ -1,0 +1,45 @@
+"""`octavo compress`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from octavo.cli import options, show
+
+
+def compress(
+    model: options.Model,
+    out: options.Out,
+    scheme: Annotated[str, typer.Option("--scheme", help="The grid: w8, w4g32, ternary, q4_0, …")],
+    solver: Annotated[str, typer.Option("--solver", help="How codes are chosen: rtn.")] = "rtn",
+    scale: Annotated[str, typer.Option("--scale", help="Scale of a group: search (least squares) or absmax.")] = "search",
+    embedding: options.Embedding = None,
+    head: options.Head = None,
+    allow_skip: options.AllowSkip = False,
+    module: options.Module = None,
+    weights: options.Weights = None,
+    trust: options.Trust = False,
+    force: options.Force = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    from octavo import api
+
+    with show.progress(quiet) as report:
+        record = api.compress(
+            model, out=out, scheme=scheme, solver=solver, scale=scale, embedding=embedding, head=head,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, force=force, threads=threads,
+            progress=report,
+        )  # fmt: skip
+    show.emit(record, json, lambda: _prose(record))
+
+
+def _prose(record):  # type: ignore[no-untyped-def]
+    from octavo.report.text import model_summary, write
+
+    write(model_summary(record))
+    print(f"Next: octavo export {record.path} --runtime llamacpp -o model.gguf")

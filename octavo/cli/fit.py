@@ -1,0 +1,54 @@
+"""`octavo fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octavo.cli import options, show
+from octavo.records import FitRecord, exit_code
+
+
+def fit(
+    model: options.Model,
+    out: options.Out,
+    scheme: Annotated[list[str], typer.Option("--scheme", help="A grid to try; may be repeated.")] = ["w8", "w4g32"],  # noqa: B006
+    runtime: Annotated[list[str], typer.Option("--runtime", help="A runtime to try; may be repeated.")] = ["llamacpp"],  # noqa: B006
+    device: Annotated[str, typer.Option("--device", help="The device to fit: host.")] = "host",
+    slice: Annotated[str | None, typer.Option("--slice", help="Memory granted to the model, e.g. 2GB.")] = None,
+    data: options.Data = None,
+    max_drop: options.MaxDrop = None,
+    windows: options.Windows = 16,
+    context: options.Context = 256,
+    embedding: options.Embedding = None,
+    head: options.Head = None,
+    allow_skip: options.AllowSkip = False,
+    module: options.Module = None,
+    weights: options.Weights = None,
+    trust: options.Trust = False,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    from octavo import api
+
+    with show.progress(quiet) as report:
+        record = api.fit(
+            model, out=out, schemes=scheme, runtimes=runtime, device=device, slice=slice, data=data,
+            max_drop=max_drop, windows=windows, context=context, embedding=embedding, head=head,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
+            force=force, progress=report,
+        )  # fmt: skip
+    show.emit(record, json, lambda: _prose(record))
+    raise typer.Exit(exit_code(record.gates))
+
+
+def _prose(record: FitRecord) -> None:
+    from octavo.report.text import fit_summary, write
+
+    write(fit_summary(record))

@@ -1,0 +1,32 @@
+"""The options that several verbs share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="A Hugging Face directory, or `module` together with --module.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that draws.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output; it stays until the new one is done.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads to use (default: all cores).")]
+Module = Annotated[
+    str | None,
+    typer.Option("--module", help="pkg.file:factory returning (module, example_inputs); imports and runs that file."),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="The module's weights, .safetensors.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Open .pt/.pt2 files, which can run code, in a worker process.")]
+Embedding = Annotated[str | None, typer.Option("--embedding", help="Scheme of the embedding (default w8).")]
+Head = Annotated[str | None, typer.Option("--head", help="Scheme of the output head (default w8).")]
+AllowSkip = Annotated[bool, typer.Option("--allow-skip", help="Leave what a scheme cannot hold in float; record it.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Text (.txt) or labelled arrays (.npz with x and y).")]
+MaxDrop = Annotated[
+    str | None, typer.Option("--max-drop", help="Accuracy that may be lost, e.g. 1% (else exit code 4).")
+]
+Windows = Annotated[int, typer.Option("--windows", min=1, help="At most this many windows of text are scored.")]
+Context = Annotated[int, typer.Option("--context", min=2, help="Tokens per window of text.")]

@@ -1,0 +1,48 @@
+"""`octavo verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octavo.cli import options, show
+from octavo.records import VerifyRecord, exit_code
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="A .gguf or .onnx file.")],
+    against: Annotated[Path | None, typer.Option("--against", help="The float original.")] = None,
+    compressed: Annotated[Path | None, typer.Option("--compressed", help="The compressed model it came from.")] = None,
+    data: options.Data = None,
+    max_drop: options.MaxDrop = None,
+    min_sqnr: Annotated[float | None, typer.Option("--min-sqnr", help="Least SQNR of the outputs in dB.")] = None,
+    windows: options.Windows = 16,
+    context: options.Context = 256,
+    module: options.Module = None,
+    weights: options.Weights = None,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    from octavo import api
+
+    with show.progress(quiet) as report:
+        record = api.verify(
+            artifact, against=against, compressed=compressed, data=data, max_drop=max_drop, min_sqnr=min_sqnr,
+            windows=windows, context=context, module=module, weights=weights, threads=threads, seed=seed,
+            progress=report,
+        )  # fmt: skip
+    show.emit(record, json, lambda: _prose(record))
+    sys.stdout.flush()
+    raise typer.Exit(exit_code(record.gates))
+
+
+def _prose(record: VerifyRecord) -> None:
+    from octavo.report.text import verify_summary, write
+
+    write(verify_summary(record))

@@ -1,0 +1,139 @@
+"""What the verbs return: frozen records. `--json` prints `to_json`, whose keys are a contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all records."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form as plain types."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+
+@dataclass(frozen=True)
+class TensorSummary(Record):
+    name: str
+    shape: tuple[int, ...]
+    scheme: str
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class ModelRecord(Record):
+    """`compress` and `inspect`: what a model, a compressed model or an artifact holds. Sizes in bytes."""
+
+    path: str
+    kind: str
+    digest: str | None
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    tensors: tuple[TensorSummary, ...]
+    skipped: tuple[dict[str, str], ...] = ()
+    lineage: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportRecord(Record):
+    """`export`. `weights` is what reading the file back proved."""
+
+    path: str
+    runtime: str
+    bytes: int
+    digest: str
+    weights: Any
+    placement: tuple[dict[str, str], ...]
+    widened: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    run_line: str
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """`run`. Latency in ms, rates in tokens per second; measured."""
+
+    outputs: dict[str, dict[str, Any]]
+    text: str | None
+    placement: tuple[dict[str, str], ...]
+    latency_ms: float
+    tokens: int | None = None
+    tokens_per_second: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class VerifyRecord(Record):
+    """`verify`. `outputs` come from the runtime itself, `decoded` from the file's weights run in torch."""
+
+    artifact: str
+    digest: str | None
+    weights: Any
+    outputs: dict[str, Any] | None
+    decoded: dict[str, Any] | None
+    accuracy: dict[str, Any] | None
+    fallback: tuple[dict[str, str], ...]
+    gates: tuple[dict[str, Any], ...]
+    passed: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FitRecord(Record):
+    """`fit`: one entry per candidate, what was chosen, and the gates that did not hold."""
+
+    device: str
+    slice_bytes: int | None
+    candidates: tuple[dict[str, Any], ...]
+    chosen: str | None
+    report: str | None
+    gates: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class DoctorRecord(Record):
+    """`doctor`: what works here, and what to do about what does not."""
+
+    runtimes: tuple[dict[str, Any], ...]
+    extras: tuple[dict[str, Any], ...] = field(default=())
+
+
+EXIT_ORDER = (1, 6, 5, 4, 3, 7)
+
+
+def exit_code(gates: tuple[dict[str, Any], ...]) -> int:
+    """The first of the failed gates' exit codes in the order of the contract; 0 when none failed."""
+    failed = {gate["code"] for gate in gates}
+    return next((code for code in EXIT_ORDER if code in failed), 0)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+        return None
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value

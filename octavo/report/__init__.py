@@ -1,0 +1,1 @@
+"""Showing: records as tables on the terminal."""

@@ -1,0 +1,221 @@
+"""Records as tables for a terminal. Pure functions: record in, renderable out; `write` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from octavo.records import DoctorRecord, ExportRecord, FitRecord, ModelRecord, VerifyRecord
+
+COLOURS = {"exact": "green", "unknown": "yellow", "by numerics only": "yellow"}
+TENSORS_SHOWN = 40
+
+
+def write(renderable: RenderableType) -> None:
+    """Print on standard output; plain text where that is no terminal."""
+    Console(highlight=False).print(renderable)
+
+
+def size(count: float | None) -> str:
+    """Bytes as people say them: 1 MB is 10⁶ bytes."""
+    if count is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 999.5 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def interval(value: float | None, ends: Sequence[float | None] | None = None, unit: str = "") -> str:
+    """`0.231 ± 0.012`, two digits of the margin; `0.99 [0.95, 1]` where the interval leans to one side."""
+    if value is None:
+        return "–"
+    if not ends or ends[0] is None or ends[1] is None:
+        return f"{value:.4g}{unit}"
+    low, high = ends
+    margin = (high - low) / 2
+    if margin and abs((high + low) / 2 - value) > 0.2 * margin:
+        return f"{value:.4g} [{low:.4g}, {high:.4g}]{unit}"
+    digits = _digits(margin)
+    return f"{value:.{digits}f} ± {margin:.{digits}f}{unit}"
+
+
+def verdict(weights: Any) -> Text:
+    """exact | unknown | WRONG with the tensors named."""
+    if isinstance(weights, Mapping):
+        named = [str(item["name"]) for item in weights.get("wrong", ())]
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        return Text(f"WRONG: {', '.join(named[:3])}{more}", style="bold red")
+    return Text(str(weights), style=COLOURS.get(str(weights), "red"))
+
+
+def model_summary(record: ModelRecord) -> RenderableType:
+    """`inspect` and `compress`: totals, then a line per kind of tensor, what was skipped and why."""
+    facts = _facts()
+    facts.add_row("what", record.kind)
+    facts.add_row("parameters", f"{record.parameters:,}")
+    facts.add_row("size", f"{size(record.bytes)}  ({record.bits_per_weight:.3f} bits per weight, exact)")
+    if record.digest:
+        facts.add_row("digest", record.digest)
+    table = Table("tensor", "shape", "scheme", "SQNR dB", box=None, pad_edge=False)
+    for item in record.tensors[:TENSORS_SHOWN]:
+        sqnr = "" if item.sqnr_db is None else f"{item.sqnr_db:.2f}"
+        table.add_row(item.name, "×".join(map(str, item.shape)), item.scheme, sqnr)
+    hidden = len(record.tensors) - TENSORS_SHOWN
+    lines: list[RenderableType] = [Text(record.path, style="bold"), facts, table]
+    if hidden > 0:
+        lines.append(Text(f"… and {hidden} more (--json lists all)"))
+    lines += [Text(f"left in float: {item['name']}: {item['reason']}", style="yellow") for item in record.skipped]
+    return Group(*lines, *_notes(record.notes))
+
+
+def export_summary(record: ExportRecord) -> RenderableType:
+    """`export`: the file, what reading it back proved, and the line that runs it."""
+    facts = _facts()
+    facts.add_row("runtime", record.runtime)
+    facts.add_row("size", f"{size(record.bytes)}  ({record.bits_per_weight:.3f} bits per weight, exact)")
+    facts.add_row("weights", verdict(record.weights))
+    facts.add_row("digest", record.digest)
+    for item in record.widened:
+        facts.add_row("widened", f"{item['tensors']} tensors: {item['scheme']} as {item['as']}: {item['why']}")
+    if record.run_line:
+        facts.add_row("run it", record.run_line)
+    return Group(Text(record.path, style="bold"), facts, *_notes(record.notes))
+
+
+def verify_summary(record: VerifyRecord) -> RenderableType:
+    """`verify`: weights, outputs, accuracy, placement, gates."""
+    facts = _facts()
+    facts.add_row("weights", verdict(record.weights))
+    if isinstance(record.weights, Mapping):
+        for item in record.weights.get("wrong", ()):
+            facts.add_row("", Text(f"{item['name']}: {item['reason']}", style="red"))
+    for title, outputs in (("outputs", record.outputs), ("decoded weights", record.decoded)):
+        if outputs:
+            facts.add_row(title, _outputs(outputs))
+    if record.accuracy:
+        facts.add_row(record.accuracy.get("metric", "accuracy"), _accuracy(record.accuracy))
+    for item in record.fallback:
+        facts.add_row("fallback", Text(", ".join(f"{k} {v}" for k, v in item.items()), style="yellow"))
+    end = Text("passed", style="bold green") if record.passed else Text("FAILED", style="bold red")
+    return Group(Text(record.artifact, style="bold"), facts, *_notes(record.notes), *_gates(record.gates), end)
+
+
+def fit_summary(record: FitRecord) -> RenderableType:
+    """`fit`: one row per candidate, every figure measured unless its head says otherwise; then the verdict."""
+    table = Table(
+        "scheme", "runtime", "file", "bits", "weights", "SQNR dB", "KL", "float", "artifact", "drop",
+        "ms p50 / p99", "tokens/s", "peak memory", box=None, pad_edge=False,
+        caption="file, bits: exact; the rest: measured here; memory: above the bare interpreter", caption_justify="left",
+    )  # fmt: skip
+    for item in record.to_dict()["candidates"]:
+        table.add_row(*_candidate(item))
+    facts = _facts()
+    facts.add_row("device", record.device)
+    if record.slice_bytes is not None:
+        facts.add_row("slice", size(record.slice_bytes))
+    if record.report:
+        facts.add_row("report", record.report)
+    chosen = Text(f"chosen: {record.chosen}", style="bold green") if record.chosen else Text("none", style="bold red")
+    return Group(facts, table, *_gates(record.gates), chosen)
+
+
+def doctor_summary(record: DoctorRecord) -> RenderableType:
+    """`doctor`: what works, and what to do about what does not."""
+    table = Table("", "", "version", "units", "what to do", box=None, pad_edge=False)
+    for item in record.runtimes:
+        works = Text("works", style="green") if item["works"] else Text("missing", style="yellow")
+        do = " ".join(str(item[key]) for key in ("reason", "remedy") if item.get(key))
+        table.add_row(item["runtime"], works, item.get("version", ""), ", ".join(item.get("units", ())), do)
+    for item in record.extras:
+        installed = Text("installed", style="green") if item["installed"] else Text("missing", style="yellow")
+        versions = ", ".join(f"{name} {number or '–'}" for name, number in item["packages"].items())
+        table.add_row(f"extra {item['extra']}", installed, versions, "", item["remedy"])
+    return table
+
+
+def _candidate(item: Mapping[str, Any]) -> list[RenderableType]:
+    """Cells of one candidate; steps that did not happen are dashes, and the reason stands instead of the verdict."""
+    export, bench, verify = ((item.get(step) or {}) for step in ("export", "bench", "verify"))
+    outputs, accuracy = verify.get("outputs") or {}, verify.get("accuracy") or {}
+    times, rate = bench.get("latency_ms") or {}, bench.get("tokens_per_second") or {}
+    weights = verify.get("weights", export.get("weights"))
+    reason = item.get("reason") or item.get("error")
+    bits = export.get("bits_per_weight")
+    ends = outputs.get("intervals", {})
+    return [
+        str(item.get("scheme", "")),
+        str(item.get("runtime", "")),
+        size(export.get("bytes")),
+        "–" if bits is None else f"{bits:.2f}",
+        Text(str(reason), style="red") if weights is None and reason else verdict(weights or "–"),
+        interval(outputs.get("sqnr_db"), ends.get("sqnr_db")),
+        interval(outputs.get("kl"), ends.get("kl")),
+        interval(accuracy.get("float")),
+        interval(accuracy.get("artifact")),
+        interval(accuracy.get("drop"), accuracy.get("interval")),
+        f"{times['p50']:.2f} / {times['p99']:.2f}" if times else "–",
+        f"{rate['decode']:.0f}" if rate else "–",
+        size(bench.get("peak_memory_bytes")),
+    ]
+
+
+def _outputs(outputs: Mapping[str, Any]) -> str:
+    ends = outputs.get("intervals", {})
+    if outputs.get("identical"):
+        return "identical"
+    names = {
+        "sqnr_db": ("SQNR", " dB"),
+        "cosine": ("cosine", ""),
+        "kl": ("KL", " nats"),
+        "agreement": ("top-1 agreement", ""),
+    }
+    shown = [
+        f"{title} {interval(outputs[key], ends.get(key), unit)}"
+        for key, (title, unit) in names.items()
+        if outputs.get(key) is not None
+    ]
+    if outputs.get("nonfinite"):
+        shown.insert(0, f"{outputs['nonfinite']} NaN or infinite values")
+    return ", ".join(shown) + (f" (n = {outputs['n']:,})" if "n" in outputs else "")
+
+
+def _accuracy(accuracy: Mapping[str, Any]) -> str:
+    drop = interval(accuracy.get("drop"), accuracy.get("interval"))
+    sides = f"float {interval(accuracy.get('float'))}, artifact {interval(accuracy.get('artifact'))}"
+    return f"{sides}, drop {drop} (n = {accuracy.get('n', 0):,}, paired)"
+
+
+def _facts() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _notes(notes: Sequence[str]) -> list[RenderableType]:
+    return [Text(f"note: {note}", style="yellow") for note in notes]
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    shown = []
+    for gate in gates:
+        what = (
+            gate.get("reason") or gate.get("message") or ", ".join(f"{k} {v}" for k, v in gate.items() if k != "code")
+        )
+        shown.append(Text(f"gate failed (exit {gate.get('code', '?')}): {what}", style="red"))
+    return list(shown)
+
+
+def _digits(margin: float) -> int:
+    """Decimals that show two digits of the margin."""
+    if margin <= 0:
+        return 4
+    digits = 1
+    while margin * 10**digits < 9.5 and digits < 9:
+        digits += 1
+    return digits

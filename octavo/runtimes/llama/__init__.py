@@ -1,0 +1,1 @@
+"""llama.cpp: GGUF written here, read back with gguf-py, computed by llama.cpp itself in a worker process."""

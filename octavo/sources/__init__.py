@@ -1,0 +1,1 @@
+"""What a model is when it arrives: one file per format."""

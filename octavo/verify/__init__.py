@@ -1,0 +1,1 @@
+"""Proving: are the weights exact, how far do the outputs lie from the original's, what does it cost in accuracy."""
