@@ -31,6 +31,7 @@ _SKIPPED_FOLDERS = frozenset(
     # other people's packages, tests, the topics (read apart), and a hundred codecs with the same three lines
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "encodings", "__pycache__"}
 )
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PAGE = 1000  # words: a text file is cut into documents of about this length
 _SHORTEST = 3  # words: what is shorter is a heading or a fragment
 
@@ -77,16 +78,18 @@ def read_file(path: Path) -> list[Document]:
     documents += [tuple(page)] if page else []
     if len(documents) < 10:
         words = sum(len(sentence) for document in documents for sentence in document)
-        raise ValueError(f"{path}: {words} words of running text, at least {10 * _PAGE} are needed to train and hold out.")
+        raise ValueError(
+            f"{path}: {words} words of running text, at least {10 * _PAGE} are needed to train and hold out."
+        )
     return documents
 
 
 def read_python() -> list[Document]:
     """The help topics and the docstrings of this Python's standard library, one document per topic or module.
 
-    The order is a shuffle by the digest of each document's name: the same on every run, and whatever is cut off the end is
-    a fair sample. A sentence counts once: docstrings are copied from module to module, and what was trained on word for word
-    must not be what is asked.
+    The order is a shuffle by the digest of each document's name: the same on every run, and whatever is cut off the
+    end is a fair sample. A sentence counts once: docstrings are copied from module to module, and what was trained on
+    word for word must not be what is asked.
     """
     # A package of one module that holds a dictionary; importing it does nothing else.
     from pydoc_data.topics import topics
@@ -119,9 +122,8 @@ def _docstrings(path: Path) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # a template or a deliberately broken file
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if text := ast.get_docstring(node):
-                yield text
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield text
 
 
 def split(documents: list[Document], share: float = 0.1) -> tuple[list[Document], list[Document]]:

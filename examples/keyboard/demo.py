@@ -13,19 +13,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import octavo
 from examples.keyboard import measure
 from examples.keyboard.measure import Judged, Latency, Predict, Quality
 from examples.keyboard.ngram import KneserNey
 from examples.keyboard.vocabulary import Ids, Pairs, Vocabulary
+from octavo import OctavoError, api
+from octavo.records import ExportRecord
 
 PHRASES = ("the value of", "return a list of", "if the file", "this method is", "an exception is", "the number of")
 SCHEMES = ("fp32", "w8", "w4g32")
-BATTERY_OF_ONE = 1  # thread: a keyboard does not get the whole phone
+THREADS = 1  # a keyboard does not get the whole phone
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Row:
 def fold(folder: Path, scheme: str) -> Path:
     """The trained network -> a compressed model. The embedding is most of the file and takes the same scheme."""
     out = folder / scheme
-    octavo.compress(
+    api.compress(
         "module", module="examples.keyboard.model:create", weights=folder / "model.safetensors",
         scheme=scheme, embedding=scheme, head=scheme, out=out, force=True,
     )  # fmt: skip
     return out
 
 
-def export(compressed: Path) -> tuple[Path, octavo.records.ExportRecord]:
+def export(compressed: Path) -> tuple[Path, ExportRecord]:
     """The compressed model -> ONNX Runtime's file, read back and compared code for code."""
     out = compressed.with_suffix(".onnx")
-    return out, octavo.export(compressed, runtime="onnxruntime", out=out, force=True)
+    return out, api.export(compressed, runtime="onnxruntime", out=out, force=True)
 
 
 def open_onnx(path: Path) -> Predict:
@@ -62,7 +62,7 @@ def open_onnx(path: Path) -> Predict:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = BATTERY_OF_ONE
+    options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -70,21 +70,39 @@ def open_onnx(path: Path) -> Predict:
         logits: measure.Logits = session.run(None, {name: ids})[0]
         return logits
 
-    return predict
+    return measure.one_by_one(predict)  # the file's batch is fixed at one
 
 
 def measured(
-    name: str, predict: Predict, words: Vocabulary, heldout: Pairs, *, size: int, bits: float | None, weights: str | None
+    name: str,
+    predict: Predict,
+    words: Vocabulary,
+    heldout: Pairs,
+    *,
+    size: int,
+    bits: float | None,
+    weights: str | None,
 ) -> Row:
     prefixes = measure.Prefixes(words)
     latency = measure.latency(predict, heldout, words, prefixes)
-    judged = measure.judge(measure.one_by_one(predict), heldout, prefixes)
+    judged = measure.judge(predict, heldout, prefixes)
     return Row(name, size, bits, weights, judged, measure.quality(judged, heldout), latency)
 
 
 def table(rows: list[Row]) -> Table:
-    result = Table(title="Next word on held-out text (95 % intervals by sentence; times on this CPU, one thread)")
-    for heading in ("", "size", "bits/weight", "weights", "top-1", "top-3", "keystrokes saved", "p50 / p99 per keystroke"):
+    result = Table(
+        title="Next word on held-out text (95 % intervals by sentence; ms per keystroke on this CPU, one thread)"
+    )
+    for heading in (
+        "",
+        "size",
+        "bits/weight",
+        "weights",
+        "top-1",
+        "top-3",
+        "keystrokes saved",
+        "ms p50 / p99",
+    ):
         result.add_column(heading, justify="left" if heading in ("", "weights") else "right", no_wrap=True)
     for row in rows:
         result.add_row(
@@ -95,7 +113,7 @@ def table(rows: list[Row]) -> Table:
             str(row.quality.top1),
             str(row.quality.top3),
             str(row.quality.saved),
-            f"{row.latency.p50:.2f} / {row.latency.p99:.2f} ms",
+            f"{row.latency.p50:.2f} / {row.latency.p99:.2f}",
         )
     return result
 
@@ -117,45 +135,45 @@ def verdict(rows: list[Row], heldout: Pairs) -> tuple[bool, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from examples.keyboard import train
+
     options = _options(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
     started = time.monotonic()
-    folder: Path = options.out
-
-    from examples.keyboard import train
-
-    steps = [] if options.steps is None else ["--steps", str(options.steps)]
-    corpus = [] if options.corpus is None else ["--corpus", str(options.corpus)]
+    given = {"--corpus": options.corpus, "--steps": options.steps, "--seed": options.seed, "--out": options.out}
     console.rule("1  train")
-    if code := train.main(["--out", str(folder), "--seed", str(options.seed), *steps, *corpus]):
+    if code := train.main([str(part) for pair in given.items() if pair[1] is not None for part in pair]):
         return code
-    words, heldout = Vocabulary.load(folder / "vocabulary.json"), Pairs.load(folder)
+    passed = compare(console, options.out)
+    console.print(f"{time.monotonic() - started:.0f} s in all; everything is in {options.out}/")
+    return 0 if passed else 6
 
+
+def compare(console: Console, folder: Path) -> bool:
+    """Folds and measures what `train` left in `folder`; whether every file carries exactly its weights."""
+    words, heldout = Vocabulary.load(folder / "vocabulary.json"), Pairs.load(folder, "heldout")
     console.rule("2  fold, export, read back")
-    rows = []
+    rows, predictors = [], {}
     for scheme in SCHEMES:
         path, record = export(fold(folder, scheme))
         console.print(f"{scheme:6} {path}  {record.bytes:,} bytes  weights: {record.weights}")
-        row = measured(
-            scheme, open_onnx(path), words, heldout,
-            size=record.bytes, bits=record.bits_per_weight, weights=str(record.weights),
-        )  # fmt: skip
-        rows.append(row)
-    with np.load(folder / "pairs.npz") as seen:
-        baseline = KneserNey.fit(Pairs(seen["x"], seen["y"], seen["letters"], seen["sentence"]), len(words.words))
+        predictors[scheme] = open_onnx(path)
+        size, bits, proved = record.bytes, record.bits_per_weight, str(record.weights)
+        rows.append(measured(scheme, predictors[scheme], words, heldout, size=size, bits=bits, weights=proved))
+    baseline = KneserNey.fit(Pairs.load(folder, "training"), len(words.words))
     rows.append(measured("KN 5-gram", baseline.predict, words, heldout, size=baseline.bytes, bits=None, weights=None))
 
     console.rule("3  compare")
     console.print(table(rows))
-    console.print(f"{len(heldout):,} held-out words, {heldout.out_of_vocabulary:.1%} of them out of the vocabulary (counted as misses)")
+    unknown = f"{heldout.out_of_vocabulary:.1%} of them not in the vocabulary (misses)"
+    console.print(f"{len(heldout):,} held-out words, {unknown}")
 
     console.rule(f"4  suggest ({SCHEMES[-1]}, ONNX Runtime)")
-    _suggest(console, open_onnx(folder / f"{SCHEMES[-1]}.onnx"), words, heldout.x.shape[1])
+    _suggest(console, predictors[SCHEMES[-1]], words, heldout.x.shape[1])
     passed, sentence = verdict(rows, heldout)
     console.rule()
     console.print(("[green]PASSED[/green]  " if passed else "[red]FAILED[/red]  ") + sentence)
-    console.print(f"{time.monotonic() - started:.0f} s in all; everything is in {folder}/")
-    return 0 if passed else 6
+    return passed
 
 
 def _suggest(console: Console, predict: Predict, words: Vocabulary, context: int) -> None:
@@ -177,5 +195,5 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except octavo.OctavoError as error:
+    except OctavoError as error:
         sys.exit(f"error: {error}")

@@ -1,10 +1,11 @@
 """Where the embedding starts: words that keep the same company start close together.
 
-A network that must find out by gradient descent which words are alike needs more than a minute. Their neighbours say it at
-once: positive pointwise mutual information with the words one and two places to either side, reduced by a truncated singular
-value decomposition, is the classic word embedding (Levy, Goldberg & Dagan 2015, "Improving Distributional Similarity with
-Lessons Learned from Word Embeddings", TACL 3; context counts to the power 0.75, singular values to the power 1/2). The
-decomposition is the randomised one of Halko, Martinsson & Tropp 2011 (SIAM Review 53, algorithm 4.4 with two rounds).
+A network that must find out by gradient descent which words are alike needs more than a minute. Their neighbours say
+it at once: positive pointwise mutual information with the words one and two places to either side, reduced by a
+truncated singular value decomposition, is the classic word embedding (Levy, Goldberg & Dagan 2015, "Improving
+Distributional Similarity with Lessons Learned from Word Embeddings", TACL 3; context counts to the power 0.75,
+singular values to the power 1/2). The decomposition is the randomised one of Halko, Martinsson & Tropp 2011 (SIAM
+Review 53, algorithm 4.4 with two rounds).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _ROUNDS = 2
 
 
 def neighbours_embedding(text: Ids, vocabulary: int, width: int) -> Tensor:
-    """float32 [vocabulary, width], rows of length one; `text` int64 [N] is the whole text as ids. Draws from torch's seed."""
+    """float32 [vocabulary, width], rows of length one; `text` int64 [N] is all of it. Draws from torch's seed."""
     matrix = _neighbours(text, vocabulary)
     transposed = matrix.t().coalesce()
     basis = matrix @ torch.randn(matrix.shape[1], width + _SPARE)
@@ -40,13 +41,16 @@ def _neighbours(text: Ids, vocabulary: int) -> Tensor:
     columns = 2 * len(_DISTANCES) * vocabulary
     parts = []
     for index, distance in enumerate(_DISTANCES):
-        for side, (word, other) in enumerate(((text[:-distance], text[distance:]), (text[distance:], text[:-distance]))):
+        for side, (word, other) in enumerate(
+            ((text[:-distance], text[distance:]), (text[distance:], text[:-distance]))
+        ):
             row, column, value = _information(word, other, vocabulary)
             parts.append((row, column + (2 * index + side) * vocabulary, value))
     rows, cols, values = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-    return torch.sparse_coo_tensor(
+    matrix: Tensor = torch.sparse_coo_tensor(
         torch.stack([rows, cols]), values.float(), (vocabulary, columns), check_invariants=True
     ).coalesce()
+    return matrix
 
 
 def _information(word: Ids, other: Ids, vocabulary: int) -> tuple[Ids, Ids, npt.NDArray[np.float64]]:

@@ -2,12 +2,13 @@
 
     predict(ids int64 [n, context]) -> logits float32 [n, vocabulary]
 
-Suggestions are the three words of the highest logit, never <s> or <unk>. A held-out word that the vocabulary lacks counts
-as a miss in every figure: the user had to type it.
+Suggestions are the three words of the highest logit, never <s> or <unk>. A held-out word that the vocabulary lacks
+counts as a miss in every figure: the user had to type it.
 
-**Keystrokes saved.** The user types a word letter by letter. Before the first letter and after each one the keyboard shows
-the three likeliest words that begin with the letters typed so far. As soon as the wanted word is among them the user taps
-it: one tap, which also inserts the space. A word that is never shown costs its letters and the space. Saved is
+**Keystrokes saved.** The user types a word letter by letter. Before the first letter and after each one the keyboard
+shows the three likeliest words that begin with the letters typed so far. As soon as the wanted word is among them the
+user taps it: one tap, which also inserts the space. A word that is never shown costs its letters and the space. Saved
+are
 
     1 - (letters typed + taps + spaces typed) / (letters + spaces)
 
@@ -56,7 +57,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a predictor serves: shares over all `words` held-out words, of which `out_of_vocabulary` were unknown."""
+    """How well a predictor serves: shares over all `words` held-out words; `out_of_vocabulary` of them are unknown."""
 
     top1: Share
     top3: Share
@@ -161,7 +162,7 @@ def _judge(logits: Logits, asked: Pairs, prefixes: Prefixes) -> tuple[Ids, Ids]:
 
 
 def _share(part: npt.NDArray[np.generic], whole: Ids, cluster: Ids, seed: int) -> Share:
-    """sum(part) / sum(whole), 95 % percentile interval of a bootstrap over clusters (Davison & Hinkley 1997, 3.8)."""
+    """sum(part) / sum(whole), 95 % percentile interval of a bootstrap over clusters."""
     _, group = np.unique(cluster, return_inverse=True)
     parts = np.bincount(group, weights=part.astype(np.float64))
     wholes = np.bincount(group, weights=whole)
@@ -170,7 +171,9 @@ def _share(part: npt.NDArray[np.generic], whole: Ids, cluster: Ids, seed: int) -
     return Share(float(parts.sum() / wholes.sum()), float(low), float(high))
 
 
-def latency(predict: Predict, heldout: Pairs, vocabulary: Vocabulary, prefixes: Prefixes, keystrokes: int = 1000) -> Latency:
+def latency(
+    predict: Predict, heldout: Pairs, vocabulary: Vocabulary, prefixes: Prefixes, keystrokes: int = 1000
+) -> Latency:
     """Types the first held-out words and times every keystroke, after fifty that warm up."""
     taken: list[float] = []
     for row in range(len(heldout)):
@@ -182,7 +185,7 @@ def latency(predict: Predict, heldout: Pairs, vocabulary: Vocabulary, prefixes: 
         if len(taken) >= keystrokes + 50:
             break
     timed = taken[50:] or taken
-    return Latency(*(float(np.quantile(timed, q)) for q in (0.5, 0.99)), keystrokes=len(timed))
+    return Latency(float(np.quantile(timed, 0.5)), float(np.quantile(timed, 0.99)), len(timed))
 
 
 def one_by_one(predict: Predict) -> Predict:

@@ -2,15 +2,17 @@
 
     ids [N, 16] -> embedding -> neighbours -> 2 x (attention, feed-forward) -> last position -> head -> logits [N, 8192]
 
-A transformer, because attention finds what an n-gram cannot (a noun ten words back), cut to what five static runtimes and an
-NPU share: fixed shapes, Linear, LayerNorm, softmax, concatenation; no cache, no control flow, no gather but the embedding.
+A transformer, because attention finds what an n-gram cannot (a noun ten words back), cut to what five static runtimes
+and an NPU share: fixed shapes, Linear, LayerNorm, softmax, concatenation; no cache, no control flow, no gather but
+the embedding.
 
-- **Neighbours**: one Linear over each word beside the two before it. Pairs and triples of words carry most of what predicts
-  the next one; attention takes thousands of steps to find them, this layer tens, and on a phone it is one small MatMul.
-- **Position** is a constant penalty that grows with distance (ALiBi, Press et al. 2022, arXiv:2108.12409). Every place in the
-  window shares its weights, so that training learns from all sixteen at once while the keyboard only asks for the last.
-- **Tied** embedding and head (Press & Wolf 2017, arXiv:1608.05859): over two thirds of the weights are this one matrix, and so
-  is the file; tying halves it and is also more accurate on little text.
+- **Neighbours**: one Linear over each word beside the two before it. Pairs and triples of words carry most of what
+  predicts the next one; attention would first have to learn where to look, and on a phone this is one small MatMul.
+- **Position** is a constant penalty that grows with distance (ALiBi, Press et al. 2022, arXiv:2108.12409). Every
+  place in the window shares its weights, so that training learns from all sixteen at once while the keyboard only
+  asks for the last.
+- **Tied** embedding and head (Press & Wolf 2017, arXiv:1608.05859): over two thirds of the weights are this one
+  matrix, and so is the file; tying halves it and is also more accurate on little text.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Config:
     layers: int = 2
     heads: int = 4
     hidden: int = 256
-    dropout: float = 0.2
+    dropout: float = 0.25
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -57,7 +59,7 @@ class Config:
 class Dropout(nn.Module):
     """Dropout with one mask for all positions of a window (Gal & Ghahramani 2016), [N, context, width] -> the same.
 
-    It regularises a recurrent or causal network better than independent masks, and drawing them was a seventh of training.
+    Drawing a mask for every position was a seventh of the training time.
     """
 
     def __init__(self, share: float) -> None:
@@ -86,15 +88,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, context, width = x.shape
         query, key, value = (
-            part(x).reshape(n, context, self.heads, self.size).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).reshape(n, context, self.heads, self.size).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         scores = query @ key.transpose(2, 3) * self.size**-0.5 + self.bias
         mixed = scores.softmax(-1) @ value
-        return self.out(mixed.transpose(1, 2).reshape(n, context, width))
+        result: Tensor = self.out(mixed.transpose(1, 2).reshape(n, context, width))
+        return result
 
 
 def _distance_bias(heads: int, context: int) -> Tensor:
-    """[1, heads, context, context]: minus slope times distance to the left, `_MASKED` to the right; slopes 1/2, 1/4, ..."""
+    """[1, heads, context, context]: -slope * distance to the left, `_MASKED` to the right; slopes 1/2, 1/4, ..."""
     slope = 0.5 ** torch.arange(1, heads + 1).float()
     distance = torch.arange(context)[:, None] - torch.arange(context)[None, :]
     bias = -slope[:, None, None] * distance
@@ -115,7 +119,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x)))
-        return x + self.dropout(self.down(functional.relu(self.up(self.feed_norm(x)))))
+        fed: Tensor = self.down(functional.relu(self.up(self.feed_norm(x))))
+        return x + self.dropout(fed)
 
 
 class NextWord(nn.Module):
@@ -144,7 +149,7 @@ class NextWord(nn.Module):
 
 
 def create(config: Config | None = None) -> tuple[NextWord, tuple[Tensor]]:
-    """The factory for `octavo … --module examples.keyboard.model:create`: the network and one example input, int64 [1, context]."""
+    """The network and one example input, int64 [1, context]: `octavo … --module examples.keyboard.model:create`."""
     config = config or Config()
     return NextWord(config).eval(), (torch.zeros(1, config.context, dtype=torch.int64),)
 

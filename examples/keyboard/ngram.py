@@ -1,8 +1,8 @@
 """The baseline without a network: an interpolated modified Kneser-Ney n-gram model.
 
-Chen & Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (TR-10-98, Harvard 1998), section 3:
-the highest order counts how often an n-gram occurred, every lower order in how many different left contexts it did
-(continuation counts, equations 16-18), and each order has three discounts, for counts of 1, 2 and 3 or more (equation 26).
+Chen & Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (TR-10-98, Harvard 1998), section
+3: the highest order counts how often an n-gram occurred, every lower order in how many different left contexts it did
+(continuation counts), and each order has three discounts, for counts of 1, 2 and 3 or more.
 
 It is fitted on the very pairs that the network trains on and sees the same context ids, sentence starts included.
 Everything is arrays: a context is a row number, found by binary search, and its words lie side by side.
@@ -90,7 +90,9 @@ class KneserNey:
     @property
     def bytes(self) -> int:
         """What the model takes as compact arrays: 4 bytes per id and per number."""
-        return 4 * (len(self.unigram) + sum(o.context_keys.size + 2 * o.words.size + o.backoff.size for o in self.orders))
+        return 4 * (
+            len(self.unigram) + sum(o.context_keys.size + 2 * o.words.size + o.backoff.size for o in self.orders)
+        )
 
 
 def _contexts(x: Ids, vocabulary: int, longest: int) -> tuple[list[Ids], list[Ids]]:
@@ -105,7 +107,7 @@ def _contexts(x: Ids, vocabulary: int, longest: int) -> tuple[list[Ids], list[Id
 
 
 def _discount(gram_keys: Ids, counts: Ids, vocabulary: int, context_keys: Ids) -> _Order:
-    """One order's discounted probabilities, and by context what was taken away (Chen & Goodman equations 25-27)."""
+    """One order's discounted probabilities, and by context what was taken away."""
     row, word = np.divmod(gram_keys, vocabulary)
     discount = _discounts(counts)[np.minimum(counts, 3)]
     total = np.bincount(row, weights=counts)
@@ -115,7 +117,7 @@ def _discount(gram_keys: Ids, counts: Ids, vocabulary: int, context_keys: Ids) -
 
 
 def _discounts(counts: Ids) -> Floats:
-    """[0, D1, D2, D3+] from the numbers of n-grams that were counted once to four times (equation 26)."""
+    """[0, D1, D2, D3+] from the numbers of n-grams that were counted once to four times."""
     n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(np.float64)
     if not n.all():  # too little text for the estimate: absolute discounting by a half is the usual stand-in
         return np.array([0.0, 0.5, 0.5, 0.5])

@@ -75,19 +75,19 @@ class Pairs:
     def take(self, rows: Ids | slice) -> Pairs:
         return Pairs(self.x[rows], self.y[rows], self.letters[rows], self.sentence[rows])
 
-    def save(self, folder: Path) -> None:
-        """`heldout.npz` (x, y: what any tool can evaluate) and `heldout_facts.npz` (what keystrokes are counted from)."""
-        np.savez(folder / "heldout.npz", x=self.x, y=self.y)
-        np.savez(folder / "heldout_facts.npz", letters=self.letters, sentence=self.sentence)
+    def save(self, folder: Path, name: str) -> None:
+        """`NAME.npz` (x, y: what any tool can evaluate) and `NAME_facts.npz` (what keystrokes are counted from)."""
+        np.savez_compressed(folder / f"{name}.npz", x=self.x, y=self.y)
+        np.savez_compressed(folder / f"{name}_facts.npz", letters=self.letters, sentence=self.sentence)
 
     @classmethod
-    def load(cls, folder: Path) -> Pairs:
-        with np.load(folder / "heldout.npz") as asked, np.load(folder / "heldout_facts.npz") as facts:
+    def load(cls, folder: Path, name: str) -> Pairs:
+        with np.load(folder / f"{name}.npz") as asked, np.load(folder / f"{name}_facts.npz") as facts:
             return cls(asked["x"], asked["y"], facts["letters"], facts["sentence"])
 
 
 def stream(document: Document, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """(id, letters) of every token of a document, each sentence opened by <s>; letters is 0 where no word is asked for."""
+    """(id, letters) of every token of a document, each sentence opened by <s>; letters is 0 where no word is asked."""
     tokens: list[tuple[int, int]] = []
     for sentence in document:
         tokens.append((START, 0))

@@ -31,19 +31,17 @@ class Lazy(TyperGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        if ctx.resilient_parsing or _only_listing(ctx):
-            return click.Command(cmd_name, help=VERBS[cmd_name])
         application = typer.Typer(add_completion=False, rich_markup_mode=None)
         module = import_module(f"octavo.cli.{cmd_name}")
         application.command(cmd_name, help=VERBS[cmd_name])(getattr(module, cmd_name))
         return typer.main.get_command(application)
-
-
-def _only_listing(ctx: click.Context) -> bool:
-    return not ctx.args and not getattr(ctx, "_protected_args", [])
 
 
 def _show_version(value: bool) -> None:

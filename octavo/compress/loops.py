@@ -6,9 +6,10 @@ nearest, ties to even. Dividing a float32 weight by a scale of at most 11 signif
 half as exact arithmetic does, so the codes equal those of a float64 reference.
 
 The form of the loops is what LLVM turns into vector code: constant trip counts over tiles of 32 elements, float32
-scalars, integer maxima, and offsets that are uint64 (a signed one is checked for a negative value and then gathered; a
-slice costs two atomic reference counts). Rows are padded with zeros to whole tiles: a zero changes no maximum, no sum
-and no code.
+scalars, integer maxima, and offsets that are uint64 (a signed one is checked for a negative value and then gathered).
+What runs once per group or oftener calls nothing that takes an array, or is called by a function that runs once per
+row: numba counts references, atomically, around such calls, and that once took half of the time.
+Rows are padded with zeros to whole tiles: a zero changes no maximum, no sum and no code.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from numba import njit, types
 
 LANES = 16
 TILE = 32
+SPAN = 128  # elements whose float32 partial sums are folded into float64 at once
 BF16, FP16, FP32 = 0, 1, 2
 PLAIN, SEARCH, GIVEN = 0, 1, 2
 PORTABLE, NATIVE_Q4_0 = 0, 1
 MSE, SQUARE, SPREAD, MAGNITUDE = 0, 1, 2, 3
-Q4_0_BLOCK, Q4_0_BYTES = 32, 18
+Q4_0_BYTES = 18
+AS_BLOCKS = 0  # instead of a number of bits: packed as Q4_0 blocks, scales inside
 
 _MAGIC = np.float32(12582912.0)  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
+_TWO = np.float32(2.0)
+_SPLIT_16 = np.float32(65537.0)
 _FLOOR = np.float32(2.0**-14)
 _CEILING = np.float32(65280.0)
 _HALF_MAX = np.float32(65504.0)
@@ -35,7 +40,7 @@ _HALF_TINY = np.float32(2.0**24)  # one over fp16's smallest step
 _INFINITY = np.uint32(0x7F800000)
 _SIGN = np.uint32(0x80000000)
 _FLIP = np.int32(-0x80000000)
-_KEEP_GAIN = 1e-6  # a predicted gain below this share of the energy is checked by coding both
+_KEEP_GAIN = np.float32(1e-6)  # a predicted gain below this share of the energy is checked by coding both
 
 _JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -163,94 +168,150 @@ def _round_code(x, lo, hi):
 
 
 @njit(**_JIT)
-def _candidate_sums(w, u, a, n, lo, hi, lanes, total):
-    """For 16 scales (inverses in lanes[32:48]): total[0:16] += Σu·w·q, total[16:32] += Σu·q², q = the code of w."""
+def _add_lanes(part, total):
+    """Move the 32 float32 partial sums into the float64 totals."""
+    for c in range(2 * LANES):
+        total[c] += np.float64(part[c])
+        part[c] = _ZERO
+
+
+@njit(**_JIT)
+def _candidate_sums(w, u, a, n, weighted, lo, hi, lanes):
+    """For 16 scales (inverses in lanes[32:48]): lanes[0:16] += Σu·w·q, lanes[16:32] += Σu·q², q = the code of w."""
     for t in range(0, n, TILE):
-        for c in range(2 * LANES):
-            lanes[c] = _ZERO
-        for j in range(TILE):
-            i = a + np.uint64(t + j)
-            x = w[i]
-            g = u[i]
-            y = x * g
-            for c in range(LANES):
-                q = _round_code(x * lanes[2 * LANES + c], lo, hi)
-                lanes[c] += y * q
-                lanes[LANES + c] += g * (q * q)
-        for c in range(2 * LANES):
-            total[c] += np.float64(lanes[c])
+        i = a + np.uint64(t)
+        if weighted:
+            for j in range(TILE):
+                x = w[i + np.uint64(j)]
+                g = u[i + np.uint64(j)]
+                y = x * g
+                for c in range(LANES):
+                    q = _round_code(x * lanes[2 * LANES + c], lo, hi)
+                    lanes[c] += y * q
+                    lanes[LANES + c] += g * (q * q)
+        else:
+            for j in range(0, TILE, 2):  # two at a time: LLVM unrolls a smaller body before it can vectorise it
+                x = w[i + np.uint64(j)]
+                y = w[i + np.uint64(j + 1)]
+                for c in range(LANES):
+                    q = _round_code(x * lanes[2 * LANES + c], lo, hi)
+                    r = _round_code(y * lanes[2 * LANES + c], lo, hi)
+                    lanes[c] += x * q + y * r
+                    lanes[LANES + c] += q * q + r * r
 
 
 @njit(**_JIT)
-def _highest(total):
-    """The largest of total[32:48] and its lane; without branches, which random data would mispredict."""
-    for c in range(8):
-        x = total[2 * LANES + c]
-        y = total[2 * LANES + 8 + c]
-        total[c] = x if x > y else y
-    for c in range(4):
-        x = total[c]
-        y = total[4 + c]
-        total[c] = x if x > y else y
-    x = total[0] if total[0] > total[2] else total[2]
-    y = total[1] if total[1] > total[3] else total[3]
-    top = x if x > y else y
-    lane = 0
-    for c in range(LANES):
-        lane = c if total[2 * LANES + c] == top else lane
-    return top, lane
+def _long_sums(w, u, a, n, weighted, lo, hi, lanes, total):
+    """`_candidate_sums` added to the float64 `total` span by span, so that a long row loses no precision."""
+    for t in range(0, n, SPAN):
+        _candidate_sums(w, u, a + np.uint64(t), min(SPAN, n - t), weighted, lo, hi, lanes)
+        _add_lanes(lanes, total)
 
 
 @njit(**_JIT)
-def _search(w, u, a, n, start, plain, factors, lo, hi, native, lanes, total):
-    """The scale of n elements from a with the least predicted Σu(w − s·q)², and whether its gain over `plain` is beyond doubt.
-
-    Fifteen scales start·factor and `plain` itself each give codes q; with those the best scale is Σuwq/Σuq², which
-    explains s(2Σuwq − s·Σuq²) of the energy once s is rounded to the grid (llama.cpp's make_qx_quants uses the same
-    two sums; squared error as the objective: Nagel et al., arXiv:2106.08295, section 3.1).
-    """
-    for c in range(LANES - 1):
-        lanes[3 * LANES + c] = start * factors[c]
+def _propose(lanes, count, start, plain):
+    """Lay out the candidates: start·factor (factors in lanes[96:112]), the last one `plain`; clear the sums."""
+    for c in range(count):
+        lanes[3 * LANES + c] = start * lanes[6 * LANES + c]
     lanes[4 * LANES - 1] = plain
-    for c in range(LANES):
+    for c in range(count):
         lanes[2 * LANES + c] = _ONE / lanes[3 * LANES + c]
-    for c in range(3 * LANES):
-        total[c] = 0.0
-    _candidate_sums(w, u, a, n, lo, hi, lanes, total)
+    for c in range(2 * LANES):
+        lanes[c] = _ZERO
+
+
+@njit(**_JIT)
+def _refit(lanes, count, plain, native):
+    """The best scale after the candidates' sums, and whether its gain over `plain` is beyond rounding.
+
+    With a candidate's codes the best scale is s = Σuwq/Σuq², and explains s(2Σuwq − s·Σuq²) of the energy once s is
+    rounded to the grid. `count` is 16, but not a constant: LLVM would unroll before it can vectorise.
+    """
+    before = plain * (_TWO * lanes[LANES - 1] - plain * lanes[2 * LANES - 1])
+    split = _ZERO if native == NATIVE_Q4_0 else _SPLIT_16
+    for c in range(count):
+        s = lanes[c] / lanes[LANES + c]
+        v = s * split  # to eight bits (Veltkamp's splitting), as the portable grid will
+        s = s if native == NATIVE_Q4_0 else v - (v - s)
+        explained = s * (_TWO * lanes[c] - s * lanes[LANES + c])
+        lanes[3 * LANES + c] = s
+        lanes[4 * LANES + c] = explained if explained > _ZERO else _ZERO  # also where no code is non-zero: 0/0
+    for c in range(8):  # the maximum without branches, which random data would mispredict
+        x = lanes[4 * LANES + c]
+        y = lanes[4 * LANES + 8 + c]
+        lanes[5 * LANES + c] = x if x > y else y
+    for c in range(4):
+        x = lanes[5 * LANES + c]
+        y = lanes[5 * LANES + 4 + c]
+        lanes[5 * LANES + c] = x if x > y else y
+    x = lanes[5 * LANES] if lanes[5 * LANES] > lanes[5 * LANES + 2] else lanes[5 * LANES + 2]
+    y = lanes[5 * LANES + 1] if lanes[5 * LANES + 1] > lanes[5 * LANES + 3] else lanes[5 * LANES + 3]
+    most = x if x > y else y
+    best = 0
     for c in range(LANES):
-        s = np.float32(total[c]) / np.float32(total[LANES + c])
-        lanes[c] = s if native == NATIVE_Q4_0 else _to_bf16(s)
-    for c in range(LANES):
-        s = np.float64(lanes[c])
-        gain = s * (2.0 * total[c] - s * total[LANES + c])
-        total[2 * LANES + c] = gain if gain > 0.0 else 0.0  # also where no code is non-zero: 0/0
-    s = np.float64(plain)
-    before = s * (2.0 * total[LANES - 1] - s * total[2 * LANES - 1])
-    explained, c = _highest(total)
-    if explained > before:
-        return lanes[c], explained - before > _KEEP_GAIN * explained
+        best = c if lanes[4 * LANES + c] == most else best
+    if most > before:
+        return lanes[3 * LANES + best], most - before > _KEEP_GAIN * most
     return plain, False
 
 
 @njit(**_JIT)
-def _encode(w, a, n, scale, lo, hi, codes, lanes, acc):
-    """codes = clip(round_half_even(w/scale)); adds Σw² to acc[0:16] and Σ(w − scale·code)² to acc[16:32]."""
-    for t in range(0, n, TILE):
-        i = a + np.uint64(t)
-        k = i + np.uint64(LANES)
-        for c in range(LANES):
-            x = w[i + np.uint64(c)]
-            y = w[k + np.uint64(c)]
-            p = _round_code(x / scale, lo, hi)
-            q = _round_code(y / scale, lo, hi)
-            codes[i + np.uint64(c)] = np.int8(p)
-            codes[k + np.uint64(c)] = np.int8(q)
-            d = x - scale * p
-            e = y - scale * q
-            lanes[c] = x * x + y * y
-            lanes[LANES + c] = d * d + e * e
-        for c in range(2 * LANES):
-            acc[c] += np.float64(lanes[c])
+def _search_row(w, u, group, weighted, starts, lo, hi, native, count, lanes, total, scales):
+    """Replace each group's scale by the best of 16 candidates around its start, where that lowers Σu(w − s·code)².
+
+    llama.cpp's make_qx_quants uses the same two sums per candidate; squared error as the objective of a range: Nagel
+    et al., arXiv:2106.08295, section 3.1.
+    """
+    for g in range(scales.size):
+        start = starts[g]
+        plain = scales[g]
+        if start == _ZERO:
+            continue
+        a = np.uint64(g * group)
+        _propose(lanes, count, start, plain)
+        if group <= SPAN:
+            _candidate_sums(w, u, a, group, weighted, lo, hi, lanes)
+        else:
+            for c in range(2 * LANES):
+                total[c] = 0.0
+            _long_sums(w, u, a, group, weighted, lo, hi, lanes, total)
+            for c in range(2 * LANES):
+                lanes[c] = np.float32(total[c])
+        best, sure = _refit(lanes, count, plain, native)
+        best, floored, over = _round_scale(best, native)
+        if best == plain or best == _ZERO or over:
+            continue
+        if (sure and not floored) or _loss(w, u, a, group, best, lo, hi) < _loss(w, u, a, group, plain, lo, hi):
+            scales[g] = best
+
+
+@njit(**_JIT)
+def _encode_row(w, group, scales, lo, hi, codes, part, acc):
+    """codes = clip(round_half_even(w/scale)), 0 where the scale is 0; adds Σw² to acc[0:16], Σ(w − scale·code)² to
+    acc[16:32], through float32 sums of one span of the row at a time."""
+    for g in range(scales.size):
+        used = scales[g] != _ZERO
+        scale = scales[g] if used else _ONE
+        low = lo if used else _ZERO
+        high = hi if used else _ZERO
+        for t in range(g * group, (g + 1) * group, TILE):
+            i = np.uint64(t)
+            k = np.uint64(t + LANES)
+            for c in range(LANES):
+                x = w[i + np.uint64(c)]
+                y = w[k + np.uint64(c)]
+                p = _round_code(x / scale, low, high)
+                q = _round_code(y / scale, low, high)
+                codes[i + np.uint64(c)] = np.int8(p)
+                codes[k + np.uint64(c)] = np.int8(q)
+                d = x - scale * p
+                e = y - scale * q
+                part[c] += x * x + y * y
+                part[LANES + c] += d * d + e * e
+            if (t + TILE) % SPAN == 0:
+                for c in range(2 * LANES):
+                    acc[c] += np.float64(part[c])
+                    part[c] = _ZERO
 
 
 @njit(**_JIT)
@@ -306,9 +367,9 @@ def _q4_0_row(codes, scales, out):
         to += np.uint64(2)
         at = np.uint64(g * TILE)
         for j in range(16):
-            low = np.uint8(codes[at + np.uint64(j)]) + np.uint8(8)
-            high = np.uint8(codes[at + np.uint64(16 + j)]) + np.uint8(8)
-            out[to + np.uint64(j)] = (low & np.uint8(15)) | (high << np.uint8(4))
+            low = np.uint8(codes[at + np.uint64(j)]) & np.uint8(15)
+            high = np.uint8(codes[at + np.uint64(16 + j)]) << np.uint8(4)
+            out[to + np.uint64(j)] = np.uint8(low | high) ^ np.uint8(0x88)  # flipping bit 3 adds 8
 
 
 @njit(**_JIT)
@@ -326,15 +387,23 @@ def _start(up, down, lo, hi, slack, native):
 
 
 @njit(**_JIT)
-def _choose(w, u, a, n, start, plain, factors, lo, hi, native, lanes, total):
-    """The scale the search finds for w, or `plain` where that gives no smaller Σu(w − s·code)²."""
-    best, sure = _search(w, u, a, n, start, plain, factors, lo, hi, native, lanes, total)
-    rounded, floored, over = _round_scale(best, native)
-    if rounded == plain or rounded == _ZERO or over:
-        return plain
-    if (sure and not floored) or _loss(w, u, a, n, rounded, lo, hi) < _loss(w, u, a, n, plain, lo, hi):
-        return rounded
-    return plain
+def _plain_row(bits, ints, group, given, lo, hi, slack, native, starts, used, scales, counts):
+    """Each group's plain scale (unless given), the scale to code with (0: codes 0) and the search's start (0: none)."""
+    for g in range(scales.size):
+        up, down = _extremes(ints, np.uint64(g * group), group)
+        start = _start(up, down, lo, hi, slack, native)
+        scale, floored, over = _round_scale(start, native)
+        empty = start == _ZERO
+        if given:
+            scale, floored, over, empty = scales[g], False, False, False
+        finite = max(up, down) < np.inf
+        if not finite:
+            counts[0] += _count_nonfinite(bits, np.uint64(g * group), group)
+        counts[1] += floored and not empty
+        counts[2] += over and finite
+        starts[g] = start if finite and not floored and not over else _ZERO
+        used[g] = scale if finite and not empty else _ZERO
+        scales[g] = scale
 
 
 @njit(**_JIT)
@@ -366,42 +435,39 @@ def fold_rows(
     halves, words, kind, columns, group, mode, lo, hi, slack, native,
     factors, objective, importance, stored_bits, scales, packed, energy, counts,
 ):  # fmt: skip
-    """Code every row; see `kernels.fold`. counts += (non-finite weights, floored scales, scales too large)."""
+    """Code every row: see `kernels.fold`. `group` counts columns of the padded row and is a multiple of 32.
+
+    Fills scales float32 [R, groups] (read where mode is GIVEN), packed uint8 [R, bytes], energy float64 [R, 2] (Σw²,
+    Σ(w − scale·code)²) and adds to counts (non-finite weights, scales raised to the floor, scales too large).
+    """
     padded = (columns + TILE - 1) // TILE * TILE
     bits = np.zeros(padded, np.uint32)
     w = bits.view(np.float32)
     ints = bits.view(np.int32)
     codes = np.zeros(padded, np.int8)
     u = np.ones(padded, np.float32)
-    lanes = np.ones(4 * LANES, np.float32)
-    total = np.zeros(3 * LANES, np.float64)
+    starts = np.zeros(scales.shape[1], np.float32)
+    used = np.zeros(scales.shape[1], np.float32)
+    lanes = np.zeros(7 * LANES, np.float32)
+    lanes[6 * LANES :] = factors
+    total = np.zeros(2 * LANES, np.float64)
+    part = np.zeros(2 * LANES, np.float32)
     acc = np.zeros(2 * LANES, np.float64)
-    weighted = mode == SEARCH and (objective != MSE or importance.size > 0)
+    weighted = objective != MSE or importance.size > 0
     for r in range(scales.shape[0]):
         _widen(halves, words, kind, r, bits, w)
-        if weighted:
-            _weigh(w, columns, importance, objective, u)
-        for g in range(scales.shape[1]):
-            a = np.uint64(g * group)
-            up, down = _extremes(ints, a, group)
-            start = _start(up, down, lo, hi, slack, native)
-            scale, floored, over = _round_scale(start, native)
-            if not max(up, down) < np.inf:
-                counts[0] += _count_nonfinite(bits, a, group)
-            if mode == GIVEN:
-                scale, floored, over = scales[r, g], False, False
-            if mode == SEARCH and start != _ZERO and not floored and not over:
-                scale = _choose(w, u, a, group, start, scale, factors, lo, hi, native, lanes, total)
-            counts[1] += floored and start != _ZERO
-            counts[2] += over
-            scales[r, g] = scale
-            if scale != _ZERO and max(up, down) < np.inf:
-                _encode(w, a, group, scale, lo, hi, codes, lanes, acc)
-            else:  # nothing to scale, or nothing that can be: codes 0 whatever is divided
-                _encode(w, a, group, _ONE, _ZERO, _ZERO, codes, lanes, acc)
+        _plain_row(bits, ints, group, mode == GIVEN, lo, hi, slack, native, starts, used, scales[r], counts)
+        if mode == SEARCH:
+            if weighted:
+                _weigh(w, columns, importance, objective, u)
+            _search_row(w, u, group, weighted, starts, lo, hi, native, factors.size, lanes, total, scales[r])
+            for g in range(used.size):
+                used[g] = scales[r, g] if used[g] != _ZERO else _ZERO
+        _encode_row(w, group, used, lo, hi, codes, part, acc)
+        _add_lanes(part, acc)
         energy[r, 0] = _lane_sum(acc[:LANES])
         energy[r, 1] = _lane_sum(acc[LANES:])
-        if native == NATIVE_Q4_0:
+        if stored_bits == AS_BLOCKS:
             _q4_0_row(codes, scales[r], packed[r])
         else:
             _pack_row(codes, stored_bits, packed[r])
@@ -441,11 +507,11 @@ def explain_rows(halves, words, kind, columns, candidates, lo, hi, objective, im
     bits = np.zeros(padded, np.uint32)
     w = bits.view(np.float32)
     u = np.ones(padded, np.float32)
-    lanes = np.ones(4 * LANES, np.float32)
+    lanes = np.zeros(3 * LANES, np.float32)
     for c in range(LANES):
         lanes[2 * LANES + c] = _ONE / candidates[c]
     for r in range(out.shape[0]):
         _widen(halves, words, kind, r, bits, w)
         _weigh(w, columns, importance, objective, u)
         out[r] = 0.0
-        _candidate_sums(w, u, np.uint64(0), padded, lo, hi, lanes, out[r])
+        _long_sums(w, u, np.uint64(0), padded, True, lo, hi, lanes, out[r])

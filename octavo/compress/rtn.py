@@ -162,7 +162,6 @@ def _to_float(a: Assignment, raw: NDArray[Any]) -> tuple[NDArray[Any], float, fl
 
 def _tensor_scale(source: Source, a: Assignment, grid: Scheme, search: bool) -> float:
     """The one scale of a per-tensor scheme, over all rows."""
-    blocks = (_matrix(source, a, start, stop) for start, stop in _spans(a))
     return kernels.tensor_scale(lambda: (_matrix(source, a, s, e) for s, e in _spans(a)), a.dtype, grid, search=search)
 
 

@@ -12,6 +12,27 @@ from typing import Any, Literal
 from octavo.errors import BadInput, nearest
 
 Role = Literal["matmul", "conv", "embedding", "head", "other"]
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # What transformers 5 assumes where a config is silent and the family differs from `_spec`'s own default.
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {"sliding_window": 4096, "max_window_layers": 28, "max_position_embeddings": 32768},
+    "qwen3": {"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28, "max_position_embeddings": 32768},
+    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4, "sliding_window": 4096, "max_position_embeddings": 8192},
+    "gemma3_text": {
+        "head_dim": 256,
+        "num_key_value_heads": 4,
+        "sliding_window": 4096,
+        "max_position_embeddings": 131072,
+    },
+    "smollm3": {
+        "num_key_value_heads": 4,
+        "rope_theta": 2e6,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 32768,
+    },
+}
+BIASED = ("llama", "qwen3", "gemma2", "gemma3_text", "smollm3")  # families whose attention obeys `attention_bias`
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "smollm3")
 
 
@@ -111,15 +132,19 @@ def decoder_spec(config: dict[str, Any]) -> DecoderSpec:
     if family not in FAMILIES:
         raise BadInput(f"config.json: unknown model family '{family}'.", nearest(family, FAMILIES))
     try:
-        spec = _spec(family, config)
+        spec = _spec(family, DEFAULTS.get(family, {}) | config)
     except KeyError as error:
         raise BadInput(f"config.json: a {family} needs the key {error}.") from error
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"config.json: a value of the wrong type ({error}).") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BadInput(f"config.json: a value that makes no sense ({error}).") from error
     if spec.kv_heads < 1 or spec.heads % spec.kv_heads:
         raise BadInput(f"config.json: {spec.heads} attention heads cannot share {spec.kv_heads} key/value heads.")
-    if min(spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.layers, spec.head_dim) < 1:
-        raise BadInput("config.json: sizes must be positive.")
+    sizes = (spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.layers, spec.heads, spec.head_dim)
+    if min(sizes) < 1:
+        raise BadInput(f"config.json: sizes must be positive, found {min(sizes)}.")
+    for key, per_layer in (("layer_types", spec.layer_sliding), ("no_rope_layers", spec.layer_rope)):
+        if len(per_layer) != spec.layers:
+            raise BadInput(f"config.json: {key} has {len(per_layer)} entries for {spec.layers} layers.")
     return spec
 
 
@@ -129,7 +154,7 @@ def _spec(family: str, c: dict[str, Any]) -> DecoderSpec:
     gemma = family.startswith("gemma")
     theta, local_theta, scaling = _rope(family, c)
     window, sliding = _sliding(family, c, layers)
-    bias = bool(c.get("attention_bias", False))
+    bias = family in BIASED and bool(c.get("attention_bias", False))
     eos = c.get("eos_token_id")
     return DecoderSpec(
         family=family,
@@ -152,8 +177,8 @@ def _spec(family: str, c: dict[str, Any]) -> DecoderSpec:
         layer_sliding=sliding,
         layer_rope=tuple(bool(on) for on in c.get("no_rope_layers") or _smollm3_rope(family, c, layers)),
         qkv_bias=family == "qwen2" or bias,
-        output_bias=bias and family not in ("qwen2", "mistral"),
-        mlp_bias=bool(c.get("mlp_bias", False)),
+        output_bias=bias,
+        mlp_bias=family in ("llama", "smollm3") and bool(c.get("mlp_bias", False)),
         qk_norm=family in ("qwen3", "gemma3_text"),
         norm_offset=gemma,
         post_norms=gemma,
@@ -187,7 +212,8 @@ def _rope(family: str, c: dict[str, Any]) -> tuple[float, float | None, dict[str
             f"config.json: RoPE scaling '{kind}' is not carried yet (only default, linear and llama3 are).",
             "Remove the scaling to use the model at its original context length.",
         )
-    return theta, local, scaling | {"rope_type": kind}
+    known = {key: value for key, value in scaling.items() if key not in ("type", "rope_theta", "partial_rotary_factor")}
+    return theta, local, known | {"rope_type": kind}
 
 
 def _rope_value(c: dict[str, Any], key: str, default: float) -> float:
@@ -206,7 +232,7 @@ def _sliding(family: str, c: dict[str, Any], layers: int) -> tuple[int | None, t
     if family == "gemma2":
         return int(window), tuple(layer % 2 == 0 for layer in range(layers))
     if family == "gemma3_text":
-        pattern = int(c.get("sliding_window_pattern", 6))
+        pattern = int(c.get("sliding_window_pattern", c.get("_sliding_window_pattern", 6)))
         return int(window), tuple(bool((layer + 1) % pattern) for layer in range(layers))
     if family.startswith("qwen"):
         first = int(c.get("max_window_layers", layers))

@@ -8,6 +8,7 @@ bits (bf16), GGUF keeps fp16, ONNX and Core ML keep fp16 or fp32. Their intersec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class IntegerRange:
     low: int
     high: int
 
-    def holds(self, codes: NDArray[np.integer]) -> bool:
+    def holds(self, codes: NDArray[np.integer[Any]]) -> bool:
         """Whether every code lies in the range."""
         return codes.size == 0 or bool(self.low <= int(codes.min()) and int(codes.max()) <= self.high)
 
@@ -42,13 +43,14 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round float32 values to the nearest bfloat16, ties to even, kept as float32 (IEEE 754 round-to-nearest)."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    number = (bits & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000)  # the sum would wrap some NaNs round to zero
+    return np.where(number, rounded & np.uint32(0xFFFF0000), np.uint32(0x7FC00000)).view(np.float32)
 
 
 def portable_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round positive scales to the portable grid: bf16, clamped below at 2**-14.
 
-    Raises Refused when a scale exceeds 65280: no clamp is possible there without changing the weights.
+    Raises Refused when a scale exceeds 65280 (no clamp is possible there without changing the weights) or is NaN.
     """
     rounded = to_bfloat16(scale)
     over = int((rounded > SCALE_CEILING).sum()) + int((~np.isfinite(rounded)).sum())

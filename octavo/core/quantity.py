@@ -40,7 +40,7 @@ class Quantity:
             raise ValueError(f"a quantity of kind '{self.kind}' with value {self.value}: unknown means no value")
         if self.value is None:
             return
-        if self.low is not None and self.low > self.value or self.high is not None and self.high < self.value:
+        if (self.low is not None and self.low > self.value) or (self.high is not None and self.high < self.value):
             raise ValueError(f"{self.value} {self.unit} lies outside its own interval [{self.low}, {self.high}]")
 
     def as_dict(self) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Entry:
 class SafetensorsFile:
     """An open file; `entries` by name. Raises BadInput when the header is cut short, oversized or inconsistent."""
 
+    _fd = -1
+
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
@@ -91,7 +93,7 @@ class SafetensorsFile:
         return widen(self.rows(name, start, stop), self.entries[name].dtype)
 
     def _read_into(self, flat: NDArray[np.uint8], offset: int) -> None:
-        view, done = memoryview(flat), 0
+        view, done = flat.data, 0
         while done < flat.nbytes:
             got = os.preadv(self._fd, [view[done : done + (1 << 30)]], offset + done)
             if got <= 0:
@@ -102,27 +104,50 @@ class SafetensorsFile:
         size = os.fstat(self._fd).st_size
         if size < 8:
             raise BadInput(f"{self.path}: {size} bytes is no safetensors file.", "Download it again.")
-        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        length = int.from_bytes(self._start(8, 0), "little")
         if length > MAX_HEADER_BYTES or 8 + length > size:
             raise BadInput(
                 f"{self.path}: its header claims {length} bytes in a file of {size}.",
                 "The file is cut short or is not safetensors; download it again.",
             )
         try:
-            header = json.loads(os.pread(self._fd, length, 8))
-            metadata = header.pop("__metadata__", {})
+            header = json.loads(self._start(length, 8))
+            metadata = dict(header.pop("__metadata__", {}))
             entries = {name: self._entry(name, item, 8 + length, size) for name, item in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{self.path}: its header is damaged ({error}).", "Download it again.") from error
+        self._check_covered(entries, 8 + length, size)
         return metadata, entries
 
+    def _start(self, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, count, offset)
+        except OSError as error:
+            raise BadInput(f"{self.path}: {error.strerror}.") from error
+
+    def _check_covered(self, entries: dict[str, Entry], base: int, size: int) -> None:
+        """The format has no holes and no two tensors share bytes: either means that the file is not what it says."""
+        end = base
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+            if entry.offset != end:
+                what = "overlaps the tensor before it" if entry.offset < end else "leaves a hole before it"
+                raise BadInput(
+                    f"{self.path}: {name} begins at byte {entry.offset - base}, which {what} (ends at {end - base}).",
+                    "The file is damaged; download it again.",
+                )
+            end += entry.nbytes
+        if end != size:
+            raise BadInput(f"{self.path}: {size - end} bytes belong to no tensor.", "Download it again.")
+
     def _entry(self, name: str, item: dict[str, Any], base: int, size: int) -> Entry:
-        dtype, shape = item["dtype"], tuple(int(n) for n in item["shape"])
+        dtype, shape = item["dtype"], tuple(item["shape"])
         begin, end = item["data_offsets"]
+        if any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
+            raise ValueError(f"{name}: shape {list(shape)}, offsets {[begin, end]}")
         if dtype not in DTYPES:
             raise BadInput(f"{self.path}: {name} has dtype {dtype}.", f"Octavo reads {', '.join(DTYPES)}.")
         expected = prod(shape) * DTYPES[dtype].itemsize
-        if end - begin != expected or begin < 0 or base + end > size:
+        if end - begin != expected or base + end > size:
             raise BadInput(
                 f"{self.path}: {name} {list(shape)} {dtype} needs {expected} bytes, has [{begin}, {end}) "
                 f"of {size - base} in the file.",
@@ -144,6 +169,8 @@ class SafetensorsWriter:
     The caller opens it on a temporary path: it does not rename. `close` syncs.
     """
 
+    _fd = -1
+
     def __init__(self, path: Path, declared: dict[str, tuple[str, tuple[int, ...]]]) -> None:
         header: dict[str, Any] = {}
         self.entries: dict[str, Entry] = {}
@@ -157,20 +184,43 @@ class SafetensorsWriter:
         text += b" " * (-len(text) % 8)
         self._base = 8 + len(text)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.pwrite(self._fd, len(text).to_bytes(8, "little") + text, 0)
+        self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._fd, self._base + offset)
 
     def write_rows(self, name: str, start: int, rows: NDArray[Any]) -> None:
-        """Write rows from row `start` of `name` on; thread-safe, since every write names its position."""
+        """Write rows from row `start` of `name` on; thread-safe, since every write names its position.
+
+        Raises ValueError for rows of another dtype than was declared, or that reach beyond the tensor.
+        """
         entry = self.entries[name]
-        view = memoryview(np.ascontiguousarray(rows)).cast("B") if rows.size else memoryview(b"")
-        offset, done = self._base + entry.offset + start * entry.row_bytes, 0
-        while done < len(view):
-            done += os.pwrite(self._fd, view[done : done + (1 << 30)], offset + done)
+        begin = start * entry.row_bytes
+        if rows.dtype != DTYPES[entry.dtype] or begin < 0 or begin + rows.nbytes > entry.nbytes:
+            raise ValueError(f"{name}: {rows.dtype} {rows.shape} at row {start} of {entry.dtype} {entry.shape}")
+        if rows.size:
+            self._write(np.ascontiguousarray(rows).data.cast("B"), self._base + entry.offset + begin)
 
     def close(self) -> None:
-        os.fsync(self._fd)
-        os.close(self._fd)
+        """Sync and close; a second call does nothing."""
+        if self._fd < 0:
+            return
+        try:
+            os.fsync(self._fd)
+        finally:
+            self._release()
+
+    def __del__(self) -> None:
+        # After a failure nobody calls close; an open descriptor would keep the deleted file's space on the disk.
+        self._release()
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._fd, view[done : done + (1 << 30)], offset + done)
 
 
 def _aligned_order(

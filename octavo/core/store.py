@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from octavo.errors import BadInput, OctavoError
 
 FORMAT = "octavo.compressed/1"
 INDEX, TENSORS, ASSETS = "octavo.json", "tensors.safetensors", "assets"
+MADE_BY_OCTAVO = (INDEX, "report.json")  # a directory that holds one of these may be replaced with --force
 FLOAT_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -47,8 +48,19 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self._file = SafetensorsFile(directory / TENSORS)
 
+    def check(self, record: TensorRecord) -> None:
+        """Raise BadInput when the file does not hold this tensor in the layout of its scheme."""
+        for name, (dtype, shape) in layout(record.name, record.shape, record.scheme).items():
+            entry = self._file.entries.get(name)
+            if entry is None or (entry.dtype, entry.shape) != (dtype, shape):
+                found = f"{entry.dtype} {list(entry.shape)}" if entry else "nothing"
+                raise BadInput(
+                    f"{self._file.path}: {name}: expected {dtype} {list(shape)}, found {found}.",
+                    "Compress the model again.",
+                )
+
     def tensor(self, record: TensorRecord, start: int = 0, stop: int | None = None) -> TensorValue:
-        """Rows [start, stop) as QuantizedTensor, or float32 values."""
+        """Rows [start, stop) as QuantizedTensor, or float32 values. Raises BadInput for codes outside the range."""
         if not record.quantized:
             return self._file.floats(record.name, start, stop)
         grid = SCHEMES[record.scheme]
@@ -59,6 +71,12 @@ class Store:
         codes = unpack(packed, grid.range.bits, int(np.prod(record.shape[1:], dtype=np.int64))).reshape(shape)
         per_tensor = grid.granularity == "tensor"
         scale = self._file.floats(f"{record.name}.scale", *((0, 1) if per_tensor else (start, stop)))
+        if not grid.range.holds(codes):
+            raise BadInput(
+                f"{self._file.path}: {record.name}: codes in [{codes.min()}, {codes.max()}], {record.scheme} has "
+                f"[{grid.range.low}, {grid.range.high}].",
+                "The file is damaged; compress the model again.",
+            )
         return QuantizedTensor(codes, scale, grid.block(shape), grid.range)
 
 
@@ -71,23 +89,34 @@ def load(directory: Path) -> CompressedModel:
         data = json.loads(index.read_text("utf-8"))
         if data["format"] != FORMAT:
             raise BadInput(f"{index}: format {data['format']!r}; this Octavo reads {FORMAT!r}.")
+        store = Store(directory)
         model = CompressedModel(
             program=Program(data["program"]["kind"], data["program"]["body"]),
             tensors=tuple(TensorRecord(**item | {"shape": tuple(item["shape"])}) for item in data["tensors"]),
-            reader=Store(directory),
+            reader=store,
             edges=tuple(Edge(**item) for item in data["edges"]),
             state=tuple(State(**item | {"shape": tuple(item["shape"])}) for item in data["state"]),
-            assets={name: (directory / ASSETS / name).read_bytes() for name in data["assets"]},
+            assets={name: _asset(directory, name).read_bytes() for name in data["assets"]},
             skipped=tuple(Skipped(**item) for item in data["skipped"]),
             lineage=tuple(data["lineage"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+        for record in model.tensors:
+            store.check(record)
+        digest = data["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{index}: damaged ({type(error).__name__}: {error}).", "Compress the model again.") from error
     except OSError as error:
         raise BadInput(f"{directory}: {error.strerror}: {error.filename}.", "Compress the model again.") from error
-    if model.digest != data["digest"]:
+    if model.digest != digest:
         raise BadInput(f"{index}: its digest does not match its content.", "Compress the model again.")
     return model
+
+
+def _asset(directory: Path, name: str) -> Path:
+    """Where an asset lies. Raises ValueError for a name that would lead out of the directory."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"asset name {name!r}")
+    return directory / ASSETS / name
 
 
 class StoreWriter:
@@ -106,8 +135,12 @@ class StoreWriter:
         self._writer.write_rows(f"{name}.codes", start, packed)
 
     def scales(self, name: str, start: int, scale: NDArray[np.float32]) -> None:
-        """Write scales (exact in fp16) from row `start` on."""
-        self._writer.write_rows(f"{name}.scale", start, scale.astype("<f2"))
+        """Write scales from row `start` on. Raises ValueError for scales that fp16 does not hold exactly."""
+        with np.errstate(over="ignore"):
+            half = scale.astype("<f2")
+        if not np.array_equal(half.astype(np.float32), scale):
+            raise ValueError(f"{name}: scales at row {start} are not exact in fp16")
+        self._writer.write_rows(f"{name}.scale", start, half)
 
     def floats(self, name: str, start: int, rows: NDArray[Any]) -> None:
         """Write float rows as they are (bf16 as its bits)."""
@@ -119,7 +152,7 @@ class StoreWriter:
         assets = self.directory / ASSETS
         assets.mkdir()
         for name, data in model.assets.items():
-            _write_synced(assets / name, data)
+            _write_synced(_asset(self.directory, name), data)
         index = {
             "format": FORMAT,
             "digest": model.digest,
@@ -132,18 +165,21 @@ class StoreWriter:
             "lineage": list(model.lineage),
         }
         _write_synced(self.directory / INDEX, json.dumps(index, indent=1, sort_keys=True).encode())
+        _sync_directory(assets)
+        _sync_directory(self.directory)
 
 
 @contextmanager
 def new_path(target: Path, *, force: bool = False, directory: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `target` that takes its place only when the block ends without an error.
 
-    Raises BadInput when `target` exists and `force` is off, OctavoError when the disk is full; the old one stays.
+    Raises BadInput when `target` exists and `force` is off, or is a directory that Octavo did not make; OctavoError
+    when the disk is full. The old one stays.
     """
-    if target.exists() and not force:
-        raise BadInput(f"{target} exists already.", "Choose another -o, or replace it with --force.")
+    target = Path(os.path.abspath(target))  # "." and "dir/.." have no name of their own
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        _may_write(target, force, directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         if directory:
             temporary.mkdir()
@@ -155,26 +191,39 @@ def new_path(target: Path, *, force: bool = False, directory: bool = False) -> I
         _remove(temporary)
 
 
+def _may_write(target: Path, force: bool, directory: bool) -> None:
+    """Raise BadInput unless `target` is free or may be replaced: --force must not cost anyone a folder of their own."""
+    if not target.exists():
+        return
+    if not force:
+        raise BadInput(f"{target} exists already.", "Choose another -o, or replace it with --force.")
+    if target.is_dir() and not directory:
+        raise BadInput(f"{target} is a directory, and a file is to be written.", "Name the file with -o.")
+    if directory and not target.is_dir():
+        raise BadInput(f"{target} is a file, and a directory is to be written.", "Choose another -o.")
+    if directory and any(target.iterdir()) and not any((target / mark).is_file() for mark in MADE_BY_OCTAVO):
+        raise BadInput(f"{target} holds files that Octavo did not make; it is not replaced.", "Choose another -o.")
+
+
 def _replace(temporary: Path, target: Path) -> None:
     """Move `temporary` to `target`; a directory that is there is set aside first and deleted after."""
+    if temporary.is_file():
+        _sync(temporary)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    if target.is_dir():
-        target.rename(aside)
     try:
+        if target.is_dir():
+            target.rename(aside)
         os.replace(temporary, target)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C between the two renames as well
+        if aside.exists() and not target.exists():
             aside.rename(target)
         raise
     _remove(aside)
-    if hasattr(os, "O_DIRECTORY"):
-        parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(parent)
-        os.close(parent)
+    _sync_directory(target.parent)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -185,3 +234,18 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make names last through a power cut, where the file system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):
+            _sync(path, os.O_DIRECTORY)

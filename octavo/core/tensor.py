@@ -15,12 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.grid import IntegerRange, pack
 from octavo.errors import Refused
+
+_INT8 = IntegerRange(8, -128, 127)  # what codes and zero points are held in
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +49,10 @@ class QuantizedTensor:
         groups = tuple(s // b for s, b in zip(shape, self.block, strict=True))
         if self.scale.shape != groups:
             raise ValueError(f"scale of shape {self.scale.shape} for shape {shape} and block {self.block}: {groups}")
-        if self.zero_point is not None and self.zero_point.shape != groups:
-            raise ValueError(f"zero point of shape {self.zero_point.shape}: expected {groups}")
+        if self.zero_point is not None and (self.zero_point.shape != groups or self.zero_point.dtype != np.int8):
+            raise ValueError(
+                f"zero point {self.zero_point.dtype} of shape {self.zero_point.shape}: expected int8 {groups}"
+            )
         if not self.range.holds(self.codes):
             raise ValueError(
                 f"codes in [{self.codes.min()}, {self.codes.max()}] outside [{self.range.low}, {self.range.high}]"
@@ -54,7 +60,8 @@ class QuantizedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.codes.shape
+        shape: tuple[int, ...] = self.codes.shape
+        return shape
 
     def dequantize(self) -> NDArray[np.float32]:
         """Return scale · (code − zero_point) as float32 of the tensor's shape."""
@@ -72,7 +79,7 @@ class QuantizedTensor:
 
     def refine(self, block: tuple[int, ...]) -> QuantizedTensor:
         """Repeat each scale over smaller blocks. Raises Refused when `block` does not divide the present one."""
-        if len(block) != len(self.block) or any(old % new for old, new in zip(self.block, block, strict=True)):
+        if not _divides(block, self.block):
             raise Refused(f"block {block} does not divide the present block {self.block}.")
         scale, zero_point = self.scale, self.zero_point
         for axis, (old, new) in enumerate(zip(self.block, block, strict=True)):
@@ -82,24 +89,31 @@ class QuantizedTensor:
         return QuantizedTensor(self.codes, scale, block, self.range, zero_point)
 
     def coarsen(self, block: tuple[int, ...]) -> QuantizedTensor:
-        """Undo `refine`. Raises Refused when the scales inside one larger block differ."""
+        """Undo `refine`. Raises Refused when the scales or zero points inside one larger block differ."""
+        if not _divides(self.block, block) or not _divides(block, self.shape):
+            raise Refused(f"block {block} of shape {self.shape} is not made of whole blocks {self.block}.")
         firsts = tuple(slice(None, None, new // old) for old, new in zip(self.block, block, strict=True))
         scale = self.scale[firsts]
         zero_point = None if self.zero_point is None else self.zero_point[firsts]
         coarse = QuantizedTensor(self.codes, np.ascontiguousarray(scale), block, self.range, zero_point)
-        if not np.array_equal(coarse.refine(self.block).scale, self.scale):
+        repeated = coarse.refine(self.block)
+        if not np.array_equal(repeated.scale, self.scale):
             raise Refused(f"scales differ inside a block {block}: they cannot be stored once.")
+        before, after = self.zero_point, repeated.zero_point
+        if before is not None and after is not None and not np.array_equal(before, after):
+            raise Refused(f"zero points differ inside a block {block}: they cannot be stored once.")
         return coarse
 
     def shift(self, offset: int, range: IntegerRange) -> QuantizedTensor:
         """Add an integer to every code and to the zero point: the values stay. Raises Refused out of range."""
-        codes = self.codes.astype(np.int16) + offset
-        if not range.holds(codes):
-            raise Refused(f"codes shifted by {offset} leave [{range.low}, {range.high}].")
+        codes = self.codes.astype(np.int64) + offset
+        if not range.holds(codes) or not _INT8.holds(codes):
+            raise Refused(f"codes shifted by {offset} leave [{range.low}, {range.high}] (held as int8).")
         before = np.zeros(self.scale.shape, np.int8) if self.zero_point is None else self.zero_point
-        return QuantizedTensor(
-            codes.astype(np.int8), self.scale, self.block, range, (before.astype(np.int16) + offset).astype(np.int8)
-        )
+        zero_point = before.astype(np.int64) + offset
+        if not _INT8.holds(zero_point):
+            raise Refused(f"zero points shifted by {offset} leave [{_INT8.low}, {_INT8.high}].")
+        return QuantizedTensor(codes.astype(np.int8), self.scale, self.block, range, zero_point.astype(np.int8))
 
     def permute(self, axes: tuple[int, ...]) -> QuantizedTensor:
         """Reorder the axes."""
@@ -112,18 +126,24 @@ class QuantizedTensor:
             zero_point,
         )
 
-    def take_rows(self, index: NDArray[np.integer]) -> QuantizedTensor:
-        """Reorder the output channels (axis 0); every scale follows its row."""
-        scale = self.scale if self.scale.shape[0] == 1 else self.scale[index]
-        zero_point = self.zero_point
-        if zero_point is not None and zero_point.shape[0] != 1:
-            zero_point = zero_point[index]
-        return QuantizedTensor(self.codes[index], scale, self.block, self.range, zero_point)
+    def take_rows(self, index: NDArray[np.integer[Any]]) -> QuantizedTensor:
+        """Choose or reorder output channels (axis 0); every scale follows its row.
+
+        Raises Refused when several rows, but not all, share a scale.
+        """
+        codes, scale, block, zero_point = self.codes[index], self.scale, self.block, self.zero_point
+        if block[0] == 1:
+            scale, zero_point = scale[index], None if zero_point is None else zero_point[index]
+        elif block[0] == self.shape[0]:
+            block = (len(codes), *block[1:])
+        else:
+            raise Refused(f"rows share their scales in blocks {block}: they cannot be moved one by one.")
+        return QuantizedTensor(codes, scale, block, self.range, zero_point)
 
     def digest(self) -> str:
         """SHA-256 over the content: header, packed codes, scales, zero points; see `TensorDigest`."""
         digest = TensorDigest(self.shape, self.block, self.range)
-        digest.codes(pack(self.codes.reshape(self.shape[0], -1), self.range.bits))
+        digest.codes(pack(self.codes.reshape(self.shape[0], prod(self.shape[1:])), self.range.bits))
         digest.scales(self.scale)
         if self.zero_point is not None:
             digest.zero_points(self.zero_point)
@@ -137,7 +157,7 @@ class TensorDigest:
     """
 
     def __init__(self, shape: tuple[int, ...], block: tuple[int, ...], range: IntegerRange) -> None:
-        header = {"kind": "quantized", "shape": list(shape), "block": list(block)}
+        header: dict[str, Any] = {"kind": "quantized", "shape": list(shape), "block": list(block)}
         header |= {"bits": range.bits, "low": range.low, "high": range.high}
         self._header = json.dumps(header, sort_keys=True).encode()
         self._parts = {"codes": hashlib.sha256(), "scales": hashlib.sha256(), "zero_points": hashlib.sha256()}
@@ -180,6 +200,10 @@ def float_digest(values: NDArray[np.float32]) -> str:
     digest = FloatDigest(values.shape)
     digest.update(values)
     return digest.hexdigest()
+
+
+def _divides(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    return len(small) == len(large) and all(s >= 1 and n % s == 0 for s, n in zip(small, large, strict=True))
 
 
 def _split(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

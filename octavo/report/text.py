@@ -13,11 +13,15 @@ from octavo.records import DoctorRecord, ExportRecord, FitRecord, ModelRecord, V
 
 COLOURS = {"exact": "green", "unknown": "yellow", "by numerics only": "yellow"}
 TENSORS_SHOWN = 40
+WIDTH_OF_FILES = 160  # where nobody folds lines
 
 
 def write(renderable: RenderableType) -> None:
     """Print on standard output; plain text where that is no terminal."""
-    Console(highlight=False).print(renderable)
+    console = Console(highlight=False, markup=False)  # names such as layers[0] are no markup
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_FILES)
+    console.print(renderable)
 
 
 def size(count: float | None) -> str:
@@ -34,9 +38,9 @@ def interval(value: float | None, ends: Sequence[float | None] | None = None, un
     """`0.231 ± 0.012`, two digits of the margin; `0.99 [0.95, 1]` where the interval leans to one side."""
     if value is None:
         return "–"
-    if not ends or ends[0] is None or ends[1] is None:
+    low, high = ends or (None, None)
+    if low is None or high is None:
         return f"{value:.4g}{unit}"
-    low, high = ends
     margin = (high - low) / 2
     if margin and abs((high + low) / 2 - value) > 0.2 * margin:
         return f"{value:.4g} [{low:.4g}, {high:.4g}]{unit}"
@@ -110,7 +114,8 @@ def fit_summary(record: FitRecord) -> RenderableType:
     table = Table(
         "scheme", "runtime", "file", "bits", "weights", "SQNR dB", "KL", "float", "artifact", "drop",
         "ms p50 / p99", "tokens/s", "peak memory", box=None, pad_edge=False,
-        caption="file, bits: exact; the rest: measured here; memory: above the bare interpreter", caption_justify="left",
+        caption="file, bits: exact; the rest: measured here; memory: above the bare interpreter",
+        caption_justify="left",
     )  # fmt: skip
     for item in record.to_dict()["candidates"]:
         table.add_row(*_candidate(item))

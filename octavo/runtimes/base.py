@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.manifest import Carried, Manifest
@@ -54,7 +55,9 @@ class Session(Protocol):
         """Run once. Language models: {"ids": int64 [1, n]} → {"logits": float32 [1, n, vocab]}, and the new state."""
         ...
 
-    def placement(self) -> list[Placement]: ...
+    def placement(self) -> list[Placement]:
+        """Which unit runs each operator."""
+        ...
 
     def close(self) -> None: ...
 
@@ -62,10 +65,25 @@ class Session(Protocol):
 class ReadBack(Protocol):
     """A file opened with the vendor's reader."""
 
-    manifest: Manifest | None
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest in the file, None without one. Raises EditedManifest when it contradicts itself."""
+        ...
+
+    def listing(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Every tensor of the file: (its own name, shape, type)."""
+        ...
 
     def tensor(self, carried: Carried) -> TensorValue:
         """Decode one tensor and undo the moves. Raises Refused when what lies there cannot be the tensor described."""
+        ...
+
+    def digest(self, carried: Carried) -> str:
+        """The digest of `tensor(carried)`, in row blocks where the format allows. Raises Refused likewise."""
+        ...
+
+    def stored(self, carried: Carried) -> NDArray[np.float32]:
+        """A float tensor as it lies in the file, before any move is undone."""
         ...
 
     def close(self) -> None: ...

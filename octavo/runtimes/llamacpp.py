@@ -1,7 +1,7 @@
 """llama.cpp: one GGUF file with architecture, tokenizer, codes and scales, and Octavo's manifest.
 
-Codes are carried exactly or not at all (core/carriage.toml has the table). `llama/` holds the pieces: blocks (bytes of a
-block), names (tensors and their moves), metadata, tokenizer, write, readback, session.
+Codes are carried exactly or not at all (core/carriage.toml has the table). `llama/` holds the pieces: blocks (bytes of
+a block), names (tensors and their moves), metadata, tokenizer and merges, write, readback, session.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class LlamaCpp:
             return Availability(True, f"xllamacpp {version('xllamacpp')}, gguf {version('gguf')}", ("cpu",))
         except PackageNotFoundError as error:
             return Availability(
-                False, reason=f"{error.name} is not installed.", remedy="pip install 'octavo[llama]' (export needs only gguf)"
+                False,
+                reason=f"{error.name} is not installed.",
+                remedy="pip install 'octavo[llama]' (export needs only gguf)",
             )
 
     def _carried(self, model: CompressedModel, spec: DecoderSpec, record: TensorRecord) -> Carried:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.architecture import DecoderSpec, TensorSpec, decoder_spec
-from octavo.core.model import Program
+from octavo.core.model import Program, State
 from octavo.core.safetensors import SafetensorsFile, widen
 from octavo.errors import BadInput, nearest
 
@@ -37,6 +37,7 @@ class HuggingFaceSource:
     tensors: dict[str, TensorSpec]
     assets: dict[str, bytes]
     files: dict[str, SafetensorsFile]
+    state: tuple[State, ...] = ()
 
     def dtype(self, name: str) -> str:
         """The float type a tensor is stored in: fp32, fp16 or bf16."""

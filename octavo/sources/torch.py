@@ -37,9 +37,7 @@ SYMBOLS = re.compile(  # the words of a size expression: sympy's constructors of
 PLAIN_TREES = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
-def capture(
-    module: torch.nn.Module, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None
-) -> ExportedProgram:
+def capture(module: torch.nn.Module, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> ExportedProgram:
     """Export `module` with torch.export. `dynamic_shapes` as there: which sizes may vary.
 
     Raises BadInput when the module is in training mode, or when torch cannot capture it (with torch's own reason).
@@ -88,7 +86,9 @@ def describe(exported: ExportedProgram) -> Described:
         elif name not in used:
             program["unused"][name] = list(value.shape)
         elif str(value.dtype) != "torch.float32":
-            raise BadInput(f"{name} is {value.dtype}.", "Call module.float() before capture: schemes start from float32.")
+            raise BadInput(
+                f"{name} is {value.dtype}.", "Call module.float() before capture: schemes start from float32."
+            )
         else:
             tensors.append((name, value.detach().contiguous().numpy(), roles.get(name, "other")))
     checked(program)

@@ -62,7 +62,9 @@ def pair(request: pytest.FixtureRequest) -> Any:
         spread = 0.3 if parameter.dim() == 1 else 1.5 / parameter.shape[-1] ** 0.5
         parameter.data = torch.randn(parameter.shape) * spread + ("norm" in name)
     spec = decoder_spec(config.to_dict())
-    weights = {name: value for name, value in theirs.state_dict().items() if not (spec.tied and name == "lm_head.weight")}
+    weights = {
+        name: value for name, value in theirs.state_dict().items() if not (spec.tied and name == "lm_head.weight")
+    }
     return build(spec, weights), theirs
 
 

@@ -69,7 +69,8 @@ def test_cnn_with_batchnorm_comes_back_and_takes_another_batch() -> None:
     program, arrays, roles = program_of(module, torch.randn(2, 3, 8, 8), dynamic=({0: torch.export.Dim("n")},))
     x = torch.randn(5, 3, 8, 8)
     assert torch.allclose(load_graph(program, arrays)(x), module(x), atol=1e-6)
-    assert roles["body.0.weight"] == roles["body.3.weight"] == "conv" and roles["head.weight"] == "matmul"
+    assert roles["body.0.weight"] == roles["body.3.weight"] == "conv"
+    assert roles["head.weight"] == "matmul"
     assert roles["body.1.running_mean"] == "other"
 
 
@@ -110,7 +111,8 @@ def test_weights_whose_rows_are_not_output_channels_are_other() -> None:
 def test_equal_modules_give_equal_programs_without_paths() -> None:
     one, two = (program_of(mlp(), torch.randn(3, 6))[0] for _ in range(2))
     assert one.digest == two.digest
-    assert "test_torch" not in json.dumps(one.body) and ".py" not in json.dumps(one.body)
+    assert "test_torch" not in json.dumps(one.body)
+    assert ".py" not in json.dumps(one.body)
 
 
 def test_without_weights_the_program_takes_no_memory() -> None:

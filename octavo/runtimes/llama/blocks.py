@@ -42,11 +42,11 @@ class Block:
 
         Raises Refused when a row is not made of whole blocks, a code does not fit or a scale is not exact in fp16.
         """
-        rows, columns = tensor.shape
+        rows = tensor.shape[0]
         if tensor.block != (1, cls.weights) or tensor.zero_point is not None or not cls.range.holds(tensor.codes):
             raise Refused(
-                f"a tensor {list(tensor.shape)} with block {tensor.block} and codes of {tensor.range} is no {cls.name}: "
-                f"that has one scale per {cls.weights} weights of a row and codes from {cls.range.low} to "
+                f"a tensor {list(tensor.shape)} with block {tensor.block} and codes of {tensor.range} is no "
+                f"{cls.name}: that has one scale per {cls.weights} weights of a row and codes from {cls.range.low} to "
                 f"{cls.range.high}."
             )
         half = tensor.scale.astype("<f2")

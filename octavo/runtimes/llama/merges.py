@@ -29,4 +29,3 @@ def merge_scores(
         if possible or (found and found[-1] - found[0] >= len(found)):
             disagreeing.append(token)
     return scores, sorted(disagreeing)
-

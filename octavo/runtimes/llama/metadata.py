@@ -34,7 +34,8 @@ def check(spec: DecoderSpec) -> None:
     rope = [arch != "smollm3" or bool((layer + 1) % SMOLLM3_ROPE_INTERVAL) for layer in range(spec.layers)]
     if list(spec.layer_rope) != rope:
         without = [layer for layer, on in enumerate(spec.layer_rope) if not on]
-        reasons.append(f"layers {without} without RoPE (it leaves it out of {'every fourth' if 'sm' in arch else 'none'})")
+        theirs = "every fourth" if arch == "smollm3" else "none"
+        reasons.append(f"layers {without} without RoPE (it leaves it out of {theirs})")
     width = spec.layers == SCALED_BY_WIDTH.get(arch)
     scale = (spec.hidden_size // spec.heads if width else spec.head_dim) ** -0.5
     if not math.isclose(spec.attention_scale, scale, rel_tol=1e-6):
@@ -47,6 +48,8 @@ def check(spec: DecoderSpec) -> None:
         reasons.append("llama3 RoPE scaling (it has that for llama and mistral only)")
     if arch in WINDOWED and spec.sliding_window and swa_period(spec) is None:
         reasons.append(f"sliding layers {list(spec.layer_sliding)} (it has every n-th layer full)")
+    if arch == "gemma3" and spec.rope_scaling and not spec.sliding_window:
+        reasons.append("RoPE scaling without sliding layers (it scales the full layers only, and wants some to slide)")
     if reasons:
         raise Refused(
             f"config.json: llama.cpp's '{arch}' cannot compute {'; '.join(reasons)}.",
@@ -94,13 +97,13 @@ def architecture(spec: DecoderSpec) -> dict[str, Any]:
     if arch in WINDOWED and spec.sliding_window:
         found["attention.sliding_window"] = spec.sliding_window
         found["attention.sliding_window_pattern"] = swa_period(spec)
-    elif arch in WINDOWED:  # llama.cpp's default is a window; this makes it none
+    elif arch in WINDOWED:  # llama.cpp dies of a file in which no layer slides: some do, over the whole context
         found["attention.sliding_window"] = spec.context
-        found["attention.sliding_window_pattern"] = 1
+        found["attention.sliding_window_pattern"] = 2
     elif arch == "phi3":
         found["attention.sliding_window"] = spec.sliding_window or 0
     if spec.rope_local_theta is not None:
-        found["rope.freq_base_swa"] = float(spec.rope_local_theta)
+        found["rope.freq_base_swa"] = float(spec.rope_local_theta if spec.sliding_window else spec.rope_theta)
     if spec.attention_softcap:
         found["attn_logit_softcapping"] = float(spec.attention_softcap)
     if spec.final_softcap:

@@ -7,6 +7,7 @@ must agree bit for bit (scale · code), which makes what is returned the vendor'
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,12 @@ class GgufReadBack:
     """A GGUF opened with gguf-py's reader (memory-mapped). Raises BadInput when it is damaged or no GGUF."""
 
     def __init__(self, path: Path) -> None:
-        from gguf import GGUFReader
-
         self.path = path
         try:
-            reader = GGUFReader(path)
-            self.fields = {name: field for name, field in reader.fields.items()}
+            reader = _bounded_reader()(path)
+            self.fields = dict(reader.fields)
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        except (ValueError, IndexError, KeyError, TypeError, OSError, OverflowError, MemoryError) as error:
+        except (ValueError, IndexError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
             size = path.stat().st_size if path.is_file() else 0
             raise BadInput(
                 f"{path}: gguf-py cannot read it ({type(error).__name__}: {error}); it has {size} bytes.",
@@ -49,8 +48,13 @@ class GgufReadBack:
         return None if text is None else Manifest.from_json(str(text))
 
     def value(self, key: str) -> Any:
-        """A metadata value by its key, None when the file has no such key."""
-        return self.fields[key].contents() if key in self.fields else None
+        """A metadata value by its key, None when the file has no such key. Raises BadInput when it is no text."""
+        if key not in self.fields:
+            return None
+        try:
+            return self.fields[key].contents()
+        except ValueError as error:
+            raise BadInput(f"{self.path}: its metadata '{key}' is damaged ({error}).", "Export it again.") from error
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -62,13 +66,7 @@ class GgufReadBack:
 
         Raises Refused when what lies there cannot be the tensor described.
         """
-        parts = list(self._rows(carried, undo=True))
-        if not carried.shape or not isinstance(parts[0], QuantizedTensor):
-            return np.concatenate(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type,return-value]
-        grid = SCHEMES[carried.scheme]
-        codes = np.concatenate([part.codes for part in parts])  # type: ignore[union-attr]
-        scales = parts[0].scale if grid.granularity == "tensor" else np.concatenate([part.scale for part in parts])  # type: ignore[union-attr]
-        return QuantizedTensor(codes, scales, grid.block(carried.shape), parts[0].range)
+        return _joined(self._rows(carried, undo=True), carried)
 
     def digest(self, carried: Carried) -> str:
         """The digest of `tensor(carried)`, without holding more than a row block. Raises Refused like `tensor`."""
@@ -86,10 +84,11 @@ class GgufReadBack:
                 digest.scales(part.scale)
         return digest.hexdigest()
 
-    def stored(self, carried: Carried) -> TensorValue:
-        """The values of a float tensor as they lie in the file (Gemma's norm + 1): `carried_digest` is over these."""
-        parts = list(self._rows(carried, undo=False))
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type,return-value]
+    def stored(self, carried: Carried) -> NDArray[np.float32]:
+        """A float tensor as it lies in the file, no move undone (Gemma's norm + 1): `carried_digest` is over this."""
+        if carried.scheme not in ("fp32", "fp16", "bf16"):
+            raise Refused(f"{carried.name} is {carried.scheme}: only floats lie in the file as values of their own.")
+        return np.asarray(_joined(self._rows(carried, undo=False), carried))
 
     def close(self) -> None:
         """Let go of the mapped file."""
@@ -143,14 +142,61 @@ class GgufReadBack:
         kind = carried.stored_as
         with np.errstate(invalid="ignore", over="ignore"):
             theirs = dequantize(raw, GGMLQuantizationType[kind])
+            value: TensorValue
             if kind in BLOCKS:
-                value: TensorValue = BLOCKS[kind].decode(raw)
+                value = BLOCKS[kind].decode(raw)
                 ours = value.dequantize()
             else:
                 value = ours = decode_floats(raw.view("<u2") if kind == "BF16" else raw, kind)
         if not np.array_equal(np.ascontiguousarray(theirs).view(np.uint32), ours.view(np.uint32)):
             raise Refused(f"{carried.name}: gguf-py decodes these {kind} blocks to other values than scale · code.")
         return value
+
+
+@cache
+def _bounded_reader() -> type[Any]:
+    """gguf-py's reader, made to stop at the end of the file: it would go on there, for as long as a length says."""
+    from gguf import GGUFReader, GGUFValueType
+
+    class BoundedReader(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> NDArray[Any]:
+            self._within(int(offset), np.dtype(dtype).itemsize * int(count))
+            return super()._get(offset, dtype, count, override_order)
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == GGUFValueType.ARRAY:
+                item, length = int(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0])
+                scalar = self.gguf_scalar_to_np.get(GGUFValueType(item))
+                self._within(orig_offs + 12, length * (np.dtype(scalar).itemsize if scalar else 8))
+            return super()._get_field_parts(orig_offs, raw_type)
+
+        def _within(self, offset: int, nbytes: int) -> None:
+            if offset + nbytes > len(self.data):
+                raise ValueError(f"what begins at byte {offset} has {nbytes} bytes")
+
+    return BoundedReader
+
+
+def _joined(parts: Iterator[TensorValue], carried: Carried) -> TensorValue:
+    """Row blocks as one tensor, filled as they come."""
+    floats = np.empty(0, np.float32)
+    codes, scales, start = np.empty(0, np.int8), [], 0
+    last: TensorValue = floats
+    for last in parts:
+        stop = start + last.shape[0]
+        if isinstance(last, QuantizedTensor):
+            codes = codes if start else np.empty(carried.shape, np.int8)
+            codes[start:stop] = last.codes
+            scales.append(last.scale)
+        else:
+            floats = floats if start else np.empty(carried.shape, np.float32)
+            floats[start:stop] = last
+        start = stop
+    if not isinstance(last, QuantizedTensor):
+        return floats
+    grid = SCHEMES[carried.scheme]
+    scale = scales[0] if grid.granularity == "tensor" else np.concatenate(scales)
+    return QuantizedTensor(codes, scale, grid.block(carried.shape), last.range)
 
 
 def _regrouped(value: QuantizedTensor, carried: Carried) -> QuantizedTensor:

@@ -98,7 +98,9 @@ def _byte_level(
     kinds = [step["type"] for step in normalizers]
     if any(kind != "NFC" for kind in kinds):
         raise NoKind(f"byte-level BPE after {', '.join(kinds)}")
-    notes = ("llama.cpp does not normalise text to NFC: ids differ for text that is not in NFC.",) if kinds else ()
+    notes: tuple[str, ...] = ()
+    if kinds:
+        notes += ("llama.cpp does not normalise text to NFC: ids differ for text that is not in NFC.",)
     split, last = _split(splitters[:-1]), splitters[-1]
     if last["type"] != "ByteLevel" or last.get("add_prefix_space"):
         raise NoKind("byte-level BPE that puts a space in front of the text")
@@ -167,9 +169,7 @@ def _sentencepiece(
     return {"tokenizer.ggml.add_space_prefix": prefix, "scores": scores}, tuple(notes)
 
 
-def _vocabulary(
-    source: dict[str, Any], kind: str, spec: DecoderSpec
-) -> tuple[list[str], list[int], tuple[str, ...]]:
+def _vocabulary(source: dict[str, Any], kind: str, spec: DecoderSpec) -> tuple[list[str], list[int], tuple[str, ...]]:
     """Token texts and types by id, padded to the size of the embedding."""
     model, notes = source["model"], []
     by_id = {index: token for token, index in model["vocab"].items()}
@@ -200,9 +200,7 @@ def _special(
     tokens: list[str],
 ) -> dict[str, Any]:
     """Ids of the special tokens and whether text gets them in front and behind."""
-    ids = {token["content"]: token["id"] for token in source.get("added_tokens") or ()} | {
-        token: index for token, index in source["model"]["vocab"].items()
-    }
+    ids = source["model"]["vocab"] | {token["content"]: token["id"] for token in source.get("added_tokens") or ()}
     first, last = _template(source.get("post_processor"), ids)
 
     def configured(name: str) -> int | None:
@@ -219,7 +217,9 @@ def _special(
     turn = pick(*(end for end in ends if end != eos))
     unknown = pick(ids.get(str(source["model"].get("unk_token"))))
     named = {"bos": bos, "eos": eos, "eot": turn, "unknown": unknown, "padding": pick(configured("pad"))}
-    found: dict[str, Any] = {f"tokenizer.ggml.{key}_token_id": value for key, value in named.items() if value is not None}
+    found: dict[str, Any] = {
+        f"tokenizer.ggml.{key}_token_id": value for key, value in named.items() if value is not None
+    }
     found["tokenizer.ggml.add_bos_token"] = first is not None
     found["tokenizer.ggml.add_eos_token"] = last is not None
     return found

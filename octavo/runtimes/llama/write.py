@@ -52,6 +52,7 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        assert writer.fout is not None
         file = writer.fout[0]
         for values in extra.values():
             _padded(writer, file, iter([values]))

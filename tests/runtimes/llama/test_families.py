@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import from_directory, model_of
 
 from octavo.core.architecture import decoder_spec
 from octavo.core.model import CompressedModel
+from octavo.core.tensor import float_digest
 from octavo.errors import Refused
 from octavo.runtimes.base import no_progress
 from octavo.runtimes.llamacpp import LlamaCpp
-from tests.models import from_directory, model_of
 
 LIMIT = 2e-3
 SIZES = {
@@ -58,7 +59,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 32}),
     "phi3": ("phi3", {"sliding_window": None}),
-    "gemma2": ("gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}),
+    "gemma2": (
+        "gemma2",
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 16,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
     "gemma3_text": (
         "gemma3_text",
         {
@@ -71,6 +81,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
                 SLIDING: {"rope_type": "default", "rope_theta": 1e4},
             },
         },
+    ),
+    "gemma2, no window": (
+        "gemma2",
+        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "layer_types": [FULL] * 4},
+    ),
+    "gemma3_text, no window": (
+        "gemma3_text",
+        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "layer_types": [FULL] * 4},
+    ),
+    "gemma3_text, all layers sliding": (
+        "gemma3_text",
+        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "layer_types": [SLIDING] * 4},
     ),
     "smollm3": ("smollm3", {}),
 }
@@ -86,7 +108,7 @@ def random_model(kind: str, changes: dict[str, Any]) -> tuple[Any, CompressedMod
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            spread = 0.3 if parameter.ndim == 1 else 0.15
+            spread = 0.3 if parameter.ndim == 1 else 0.08
             parameter.copy_(torch.randn_like(parameter) * spread + ("norm" in name and not kind.startswith("gemma")))
     body = json.loads(config.to_json_string(use_diff=False))
     weights = network.state_dict()
@@ -95,13 +117,21 @@ def random_model(kind: str, changes: dict[str, Any]) -> tuple[Any, CompressedMod
 
 
 def lower(model: CompressedModel, path: Path) -> Path:
+    """The model as a GGUF, of which every tensor has been read back."""
     runtime = LlamaCpp()
-    runtime.lower(model, runtime.carry(model), path, lambda: None, no_progress)
+    manifest = runtime.carry(model)
+    runtime.lower(model, manifest, path, lambda: None, no_progress)
+    reader = runtime.read_back(path)
+    for carried in manifest.tensors:
+        if carried.carried_digest:
+            assert float_digest(reader.stored(carried)) == carried.carried_digest, carried
+        else:
+            assert reader.digest(carried) == carried.digest, carried
     return path
 
 
-def difference(network: Any, path: Path, ids: np.ndarray) -> float:
-    """The largest difference of logits at any position, llama.cpp against transformers."""
+def differences(network: Any, path: Path, ids: np.ndarray) -> np.ndarray:
+    """How far llama.cpp's logits are from transformers', absolutely: [n, vocab]."""
     import torch
 
     with torch.no_grad():
@@ -111,16 +141,39 @@ def difference(network: Any, path: Path, ids: np.ndarray) -> float:
         got, _ = session.step({"ids": ids})
     finally:
         session.close()
-    return float(np.abs(got["logits"] - want).max())
+    return np.abs(got["logits"] - want)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     network, model = random_model(*FAMILIES[family])
     ids = np.random.default_rng(0).integers(3, SIZES["vocab_size"], (1, 100))
-    found = difference(network, lower(model, tmp_path / "m.gguf"), ids)
-    print(f"\n{family}: largest difference of logits {found:.2g}")
-    assert found <= LIMIT
+    found = differences(network, lower(model, tmp_path / "m.gguf"), ids)
+    print(f"\n{family}: largest difference of logits {found.max():.2g}")
+    assert found.max() <= LIMIT
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_what_remains_for_gemma_is_llama_cpps_gelu_in_half_precision(family: str, tmp_path: Path) -> None:
+    """ggml looks GELU up in a table of fp16; with the same rounding in transformers the median falls tenfold.
+
+    (Not the maximum: where both sides round an activation to different neighbours, the full step remains.)
+    """
+    import torch
+
+    class HalfGelu(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+
+    network, model = random_model(*FAMILIES[family])
+    path = lower(model, tmp_path / "m.gguf")
+    ids = np.random.default_rng(0).integers(3, SIZES["vocab_size"], (1, 100))
+    plain = np.median(differences(network, path, ids))
+    for layer in network.model.layers:
+        layer.mlp.act_fn = HalfGelu()
+    half = np.median(differences(network, path, ids))
+    print(f"\n{family}: median difference {plain:.2g}, with fp16 GELU {half:.2g}")
+    assert half < plain / 10
 
 
 @pytest.mark.parametrize("name", ["octavo-tiny-8m", "stories3M/hf", "stories260K/hf"])
@@ -131,9 +184,9 @@ def test_real_models(name: str, shared: Path, tmp_path: Path) -> None:
     source = shared / "data/lm" / name
     network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     ids = np.random.default_rng(0).integers(3, network.config.vocab_size, (1, 300))
-    found = difference(network, lower(from_directory(source), tmp_path / "m.gguf"), ids)
-    print(f"\n{name}: largest difference of logits {found:.2g}")
-    assert found <= LIMIT
+    found = differences(network, lower(from_directory(source), tmp_path / "m.gguf"), ids)
+    print(f"\n{name}: largest difference of logits {found.max():.2g}")
+    assert found.max() <= LIMIT
 
 
 @pytest.mark.parametrize("kind", ["mistral", "phi3"])
@@ -145,7 +198,7 @@ def test_a_window_that_llama_cpp_does_not_compute_shortens_the_context(kind: str
     found = LlamaCpp().read_back(path)
     assert found.value(f"{manifest.extra['architecture']}.context_length") == 64
     ids = np.random.default_rng(0).integers(3, SIZES["vocab_size"], (1, 64))
-    assert difference(network, path, ids) <= LIMIT
+    assert differences(network, path, ids).max() <= LIMIT
 
 
 @pytest.mark.parametrize(

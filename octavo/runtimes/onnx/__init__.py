@@ -1,0 +1,1 @@
+"""The pieces of the ONNX Runtime target: layout, graph, bind, write, read, session."""

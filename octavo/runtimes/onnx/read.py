@@ -1,0 +1,109 @@
+"""Reading an .onnx file back with the onnx package: initializers into codes, scales and values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.core.manifest import KEY, Carried, EditedManifest, Manifest
+from octavo.core.model import TensorValue
+from octavo.errors import BadInput, Refused
+from octavo.runtimes.onnx.layout import FLOATS, decode, layout_of, stored_shapes
+from octavo.runtimes.onnx.write import graph_digest
+
+AGAIN = "The file is cut short, damaged or no ONNX; export it again."
+
+
+class OnnxReadBack:
+    """A file opened with the onnx package; weights in a data file beside it are read when asked for.
+
+    Raises BadInput when it is damaged or no ONNX file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._model = parse(path)
+        self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        self.metadata = {item.key: item.value for item in self._model.metadata_props}
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest in the file, None without one.
+
+        Raises EditedManifest when it contradicts itself, or when the graph is not the one that was written.
+        """
+        return checked_manifest(self._model)
+
+    def tensor(self, carried: Carried) -> TensorValue:
+        """Codes and scales, or float32 values. Raises Refused when what lies there cannot be the tensor described."""
+        layout = layout_of(carried.scheme, carried.shape, carried.role)
+        shapes = stored_shapes(carried.scheme, carried.shape, layout)
+        if layout.kind == "float":
+            return self._array(carried.name, carried.at[0], FLOATS[carried.scheme], shapes[0]).astype(np.float32)
+        integer = "UINT8" if layout.kind == "blocks" else f"INT{layout.bits}"
+        codes = self._array(carried.name, carried.at[0], integer, shapes[0])
+        scale = self._array(carried.name, carried.at[1], "FLOAT16", shapes[1])
+        return decode(carried.name, carried.scheme, carried.shape, layout, codes, scale)
+
+    def stored(self, carried: Carried) -> NDArray[np.float32]:
+        """A float tensor as it lies in the file; here nothing rewrites one. Raises Refused like `tensor`."""
+        return np.asarray(self.tensor(carried), np.float32)
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        self._tensors = {}
+        self._model = None
+
+    def _array(self, name: str, at: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """One initializer. Raises Refused when it is missing or of another type, shape or length."""
+        import onnx
+        from onnx import external_data_helper, numpy_helper
+
+        tensor = self._tensors.get(at)
+        if tensor is None:
+            raise Refused(f"{name}: the file has no initializer {at}.", "Export the model again.")
+        found = onnx.TensorProto.DataType.Name(tensor.data_type), tuple(tensor.dims)
+        if found != (dtype, shape):
+            raise Refused(f"{name} (as {at}): the file has {found[0]} {list(found[1])}, not {dtype} {list(shape)}.")
+        try:
+            if external_data_helper.uses_external_data(tensor):
+                held = onnx.TensorProto()
+                held.CopyFrom(tensor)
+                external_data_helper.load_external_data_for_tensor(held, str(self.path.parent))
+                tensor = held
+            array: NDArray[Any] = numpy_helper.to_array(tensor)
+        except (ValueError, OSError, TypeError, OverflowError, onnx.checker.ValidationError) as error:
+            raise Refused(f"{name} (as {at}): onnx cannot read it ({error}).", AGAIN) from error
+        return array
+
+
+def parse(path: Path) -> Any:
+    """The ModelProto of a file. Raises BadInput when it is damaged or no ONNX file."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except (DecodeError, ValueError, OSError, RuntimeError) as error:
+        raise BadInput(f"{path}: onnx cannot read it ({type(error).__name__}: {error}).", AGAIN) from error
+    if not model.graph.node or not model.opset_import:
+        raise BadInput(f"{path}: onnx finds no graph in it.", AGAIN)
+    return model
+
+
+def checked_manifest(model: Any) -> Manifest | None:
+    """The manifest in a ModelProto; raises EditedManifest like `OnnxReadBack.manifest`."""
+    found = [item.value for item in model.metadata_props if item.key == KEY]
+    if not found:
+        return None
+    manifest = Manifest.from_json(found[0])
+    names = [at for item in manifest.tensors for at in item.at]
+    if manifest.extra.get("graph") != graph_digest(model, names):
+        raise EditedManifest(
+            "The graph was changed after Octavo wrote the file: it may compute something else with the same weights.",
+            "Export the model again.",
+        )
+    return manifest
