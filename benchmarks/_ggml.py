@@ -30,9 +30,8 @@ class Ggml:
         self._widen.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         self._widen.restype = None
         self._quantize = library.ggml_quantize_chunk
-        self._quantize.argtypes = [
-            ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-        ]  # fmt: skip
+        span = [ctypes.c_int64] * 3  # first element, rows, columns
+        self._quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *span, ctypes.c_void_p]
         self._quantize.restype = ctypes.c_size_t
         library.ggml_quantize_init.argtypes = [ctypes.c_int]
         library.ggml_quantize_init(GGML_TYPE_Q4_0)

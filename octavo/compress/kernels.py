@@ -110,9 +110,7 @@ def fold(
     return Folded(packed, scales, signal, error, nonfinite, floored, too_large)
 
 
-def tensor_scale(
-    blocks: Callable[[], Iterable[Rows]], dtype: str, grid: Scheme, *, search: bool = True, objective: str = "mse"
-) -> float:
+def tensor_scale(blocks: Callable[[], Iterable[Rows]], dtype: str, grid: Scheme, *, search: bool = True) -> float:
     """The portable scale of a whole tensor, from one pass over its row blocks (two with `search`).
 
     Ternary takes BitNet b1.58's mean |w| (arXiv:2402.17764, eq. 3) whether searched or not: its models are trained
@@ -136,7 +134,7 @@ def tensor_scale(
         return plain
     tried = (np.float32(start) * factors(codes, max(columns, loops.SPAN + 1))).astype(np.float32)
     tried[-1] = plain
-    sums = np.concatenate([_explain(block, dtype, tried, codes, objective) for block in blocks()])
+    sums = np.concatenate([_explain(block, dtype, tried, codes) for block in blocks()])
     return _best([math.fsum(column) for column in sums.T], plain)
 
 
@@ -171,15 +169,11 @@ def _measure(rows: Rows, dtype: str) -> tuple[NDArray[np.float64], int]:
     return out, columns
 
 
-def _explain(
-    rows: Rows, dtype: str, scales: NDArray[np.float32], codes: IntegerRange, objective: str
-) -> NDArray[np.float64]:
-    """Per row Σu·w·q, then Σu·q², for 16 scales: float64 [R, 32]."""
+def _explain(rows: Rows, dtype: str, scales: NDArray[np.float32], codes: IntegerRange) -> NDArray[np.float64]:
+    """Per row Σwq, then Σq², for 16 scales: float64 [R, 32]."""
     halves, words, kind, count, columns = _open(rows, dtype)
     out = np.empty((count, 2 * loops.LANES), np.float64)
-    loops.explain_rows(
-        halves, words, kind, columns, scales, codes.low, codes.high, _objective(objective), _NO_IMPORTANCE, out
-    )
+    loops.explain_rows(halves, words, kind, columns, scales, codes.low, codes.high, out)
     return out
 
 

@@ -279,7 +279,7 @@ def _search_row(w, u, group, weighted, starts, lo, hi, native, count, lanes, tot
                 lanes[c] = np.float32(total[c])
         best, sure = _refit(lanes, count, plain, native)
         best, floored, over = _round_scale(best, native)
-        if best == plain or best == _ZERO or over:
+        if over or best in (plain, _ZERO):
             continue
         if (sure and not floored) or _loss(w, u, a, group, best, lo, hi) < _loss(w, u, a, group, plain, lo, hi):
             scales[g] = best
@@ -327,7 +327,7 @@ def _loss(w, u, a, n, scale, lo, hi):
 
 @njit(**_JIT)
 def _pack_row(codes, bits, out):
-    """Element j's low `bits` bits go to bits j·bits… of the row's little-endian stream. `codes` is padded with zeros."""
+    """Element j's low `bits` bits go to bits j·bits… of the row's little-endian stream. `codes` ends in zeros."""
     if bits == 8:
         for i in range(out.size):
             out[i] = np.uint8(codes[i])
@@ -420,6 +420,7 @@ def _array(dtype, ndim, readonly=False):
     return types.Array(dtype, ndim, "C", readonly=readonly)
 
 
+# Signatures are spelt out so that nothing is compiled later than at import, and from the cache after the first time.
 _ROWS = (_array(types.uint16, 2, True), _array(types.uint32, 2, True), types.int64)
 
 
@@ -496,22 +497,19 @@ def measure_rows(halves, words, kind, columns, out):
 
 @njit(
     types.void(
-        *_ROWS, types.int64, _array(types.float32, 1, True), types.float32, types.float32, types.int64,
-        _array(types.float32, 1, True), _array(types.float64, 2),
+        *_ROWS, types.int64, _array(types.float32, 1, True), types.float32, types.float32, _array(types.float64, 2)
     ),
     **_JIT,
 )  # fmt: skip
-def explain_rows(halves, words, kind, columns, candidates, lo, hi, objective, importance, out):
-    """out[r] = (Σu·w·q for each of 16 candidate scales, then Σu·q²): what a per-tensor search adds up over rows."""
+def explain_rows(halves, words, kind, columns, candidates, lo, hi, out):
+    """out[r] = (Σw·q for each of 16 candidate scales, then Σq²): what a per-tensor search adds up over rows."""
     padded = (columns + TILE - 1) // TILE * TILE
     bits = np.zeros(padded, np.uint32)
     w = bits.view(np.float32)
-    u = np.ones(padded, np.float32)
     lanes = np.zeros(3 * LANES, np.float32)
     for c in range(LANES):
         lanes[2 * LANES + c] = _ONE / candidates[c]
     for r in range(out.shape[0]):
         _widen(halves, words, kind, r, bits, w)
-        _weigh(w, columns, importance, objective, u)
         out[r] = 0.0
-        _long_sums(w, u, np.uint64(0), padded, True, lo, hi, lanes, out[r])
+        _long_sums(w, w, np.uint64(0), padded, False, lo, hi, lanes, out[r])

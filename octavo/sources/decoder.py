@@ -168,7 +168,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=spec.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
+        fed: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return fed
 
 
 class FusedMLP(nn.Module):
@@ -183,7 +184,8 @@ class FusedMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate, up = torch.split(self.gate_up_proj(hidden), [self.width, self.width], dim=-1)
-        return self.down_proj(self.activation(gate) * up)
+        fed: Tensor = self.down_proj(self.activation(gate) * up)
+        return fed
 
 
 class RMSNorm(nn.Module):
@@ -206,7 +208,7 @@ class Rope(nn.Module):
         super().__init__()
         with torch.device("cpu"):  # real numbers even when the weights are on the meta device
             frequencies = _frequencies(theta, rotary_dim, scaling)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies = nn.Buffer(frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions.to(torch.float32)[:, None] * self.frequencies

@@ -112,7 +112,7 @@ def rebuild(program: Program, arrays: Mapping[str, NDArray[Any]] | None = None) 
             if place == "parameter":
                 tensor = torch.nn.Parameter(tensor, requires_grad=False)
             (state if place in ("parameter", "buffer") else constants)[name] = tensor
-        exported = serialize._dict_to_dataclass(schema.ExportedProgram, body["exported"])
+        exported = serialize._dict_to_dataclass(schema.ExportedProgram, body["exported"])  # type: ignore[no-untyped-call]
         return serialize.ExportedProgramDeserializer().deserialize(exported, state, constants)
     except BadInput:
         raise

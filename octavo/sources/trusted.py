@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from octavo.errors import BadInput
 
 
 def convert(
-    params: dict[str, Any], arrays: dict[str, np.ndarray], emit: Callable[[dict[str, Any]], None]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    params: dict[str, Any], arrays: dict[str, NDArray[Any]], emit: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Worker target. params: {"path": a .pt, .pth or .pt2, "directory": where to write, "trust": True}.
 
     Result: {"weights": path, "program": path or None, "roles": {name: role}}. Raises BadInput without trust, for

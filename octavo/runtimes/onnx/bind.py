@@ -195,8 +195,8 @@ class _Binder:
 
         self.count += 1
         name = f"{self.item.name}/constant.{self.count}"
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+        held = ir.tensor(array, name=name)
+        value = ir.Value(name=name, const_value=held, shape=ir.Shape(array.shape), type=ir.TensorType(held.dtype))
         self.graph.initializers[name] = value
         return value
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from octavo.core.manifest import KEY, Carried, EditedManifest, Manifest
 from octavo.core.model import TensorValue
+from octavo.core.tensor import QuantizedTensor, float_digest
 from octavo.errors import BadInput, Refused
 from octavo.runtimes.onnx.layout import FLOATS, decode, layout_of, stored_shapes
 from octavo.runtimes.onnx.write import graph_digest
@@ -48,6 +49,18 @@ class OnnxReadBack:
         scale = self._array(carried.name, carried.at[1], "FLOAT16", shapes[1])
         return decode(carried.name, carried.scheme, carried.shape, layout, codes, scale)
 
+    def digest(self, carried: Carried) -> str:
+        """The digest of `tensor(carried)`. Raises Refused likewise."""
+        value = self.tensor(carried)
+        return value.digest() if isinstance(value, QuantizedTensor) else float_digest(value)
+
+    def listing(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Every initializer of the file: (name, shape, type)."""
+        import onnx
+
+        kinds = onnx.TensorProto.DataType
+        return [(name, tuple(item.dims), kinds.Name(item.data_type)) for name, item in self._tensors.items()]
+
     def stored(self, carried: Carried) -> NDArray[np.float32]:
         """A float tensor as it lies in the file; here nothing rewrites one. Raises Refused like `tensor`."""
         return np.asarray(self.tensor(carried), np.float32)
@@ -60,7 +73,7 @@ class OnnxReadBack:
     def _array(self, name: str, at: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """One initializer. Raises Refused when it is missing or of another type, shape or length."""
         import onnx
-        from onnx import external_data_helper, numpy_helper
+        from onnx import numpy_helper
 
         tensor = self._tensors.get(at)
         if tensor is None:
@@ -69,12 +82,10 @@ class OnnxReadBack:
         if found != (dtype, shape):
             raise Refused(f"{name} (as {at}): the file has {found[0]} {list(found[1])}, not {dtype} {list(shape)}.")
         try:
-            if external_data_helper.uses_external_data(tensor):
-                held = onnx.TensorProto()
-                held.CopyFrom(tensor)
-                external_data_helper.load_external_data_for_tensor(held, str(self.path.parent))
-                tensor = held
-            array: NDArray[Any] = numpy_helper.to_array(tensor)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                header, tensor = tensor, onnx.TensorProto()  # a copy: the data is loaded into it
+                tensor.CopyFrom(header)
+            array: NDArray[Any] = numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
         except (ValueError, OSError, TypeError, OverflowError, onnx.checker.ValidationError) as error:
             raise Refused(f"{name} (as {at}): onnx cannot read it ({error}).", AGAIN) from error
         return array

@@ -95,7 +95,7 @@ class OnnxSession:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None  # type: ignore[assignment]
+        del self._session
 
     def _carried_state(self) -> dict[str, str]:
         """{input: output} of what goes around."""

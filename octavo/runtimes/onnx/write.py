@@ -118,7 +118,7 @@ def _write_message(
 
 def _initializer_start(item: Stored, header: Any, external: bool) -> bytes:
     """The bytes of one initializer up to where its data begins."""
-    body = header.SerializeToString(deterministic=True)
+    body: bytes = header.SerializeToString(deterministic=True)
     if external:
         return _tag(INITIALIZER) + _varint(len(body)) + body
     body += _tag(RAW_DATA) + _varint(item.nbytes)
@@ -128,7 +128,7 @@ def _initializer_start(item: Stored, header: Any, external: bool) -> bytes:
 def _write_pieces(file: BinaryIO, item: Stored) -> None:
     written = 0
     for piece in item.pieces():
-        written += file.write(memoryview(np.ascontiguousarray(piece)).cast("B") if piece.size else b"")
+        written += file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     assert written == item.nbytes, f"{item.name}: wrote {written} of {item.nbytes} bytes"
 
 
