@@ -34,7 +34,7 @@ def export(
         target.lower(model, manifest, temporary, lambda: torch_program(model), progress)
         read_back = target.read_back(temporary)
         try:
-            report = check_weights(read_back, read_back.manifest, model)
+            report = check_weights(read_back, read_back.manifest, model, carry=target.carry, progress=progress)
         finally:
             read_back.close()
         if report.verdict != "exact":

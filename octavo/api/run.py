@@ -49,27 +49,61 @@ def run(
 def _generate(
     session: Any, prompt: str | list[int], max_tokens: int, temperature: float, seed: int, on_token: Any
 ) -> RunRecord:
+    """llama.cpp generates by itself; for any other session the token loop is ours."""
     if not prompt:
         raise BadInput("The prompt is empty.", "Give at least one word, or one id.")
-    start = time.perf_counter()
     if isinstance(prompt, str) and on_token is not None:
         on_token(prompt)
-    made = session.generate(prompt, max_tokens, temperature, seed, on_token)
-    rates = {"prefill": made.prefill_tokens_per_second, "decode": made.decode_tokens_per_second}
-    return RunRecord(
-        outputs={},
-        text=made.text,
-        placement=_placement(session),
-        latency_ms=(time.perf_counter() - start) * 1e3,
-        tokens=made.n,
-        tokens_per_second=rates,
-    )
+    start = time.perf_counter()
+    if hasattr(session, "generate"):
+        made = session.generate(prompt, max_tokens, temperature, seed, on_token)
+        text, count = made.text, made.n
+        rates = {"prefill": made.prefill_tokens_per_second, "decode": made.decode_tokens_per_second}
+    else:
+        text, count, rates = _token_loop(session, prompt, max_tokens, temperature, seed, on_token)
+    elapsed = (time.perf_counter() - start) * 1e3
+    return RunRecord({}, text, _placement(session), elapsed, count, rates)
+
+
+def _token_loop(
+    session: Any, prompt: str | list[int], max_tokens: int, temperature: float, seed: int, on_token: Any
+) -> tuple[str, int, dict[str, float]]:
+    """Text, number of tokens, and rates in tokens per second; text streams as whole characters come."""
+    from octavo.runtimes.generate import Sampling, generate
+    from octavo.sources.tokenizer import tokenizer_of
+
+    tokenizer = tokenizer_of(session.assets) if isinstance(prompt, str) or "tokenizer.json" in session.assets else None
+    ids = tokenizer.encode(prompt, special=True) if isinstance(prompt, str) and tokenizer else list(prompt)
+    extra = session.manifest.extra if session.manifest is not None else {}
+    made: list[int] = []
+    shown, times = "", [time.perf_counter()]
+
+    def text_so_far() -> str:
+        if tokenizer is None:
+            return " ".join(map(str, made))
+        return tokenizer.decode(ids + made)[len(tokenizer.decode(ids)) :]
+
+    def on_id(token: int) -> None:
+        nonlocal shown
+        made.append(token)
+        times.append(time.perf_counter())
+        text = text_so_far()
+        if on_token is not None and not text.endswith("\ufffd"):  # a character whose bytes are still coming
+            on_token(text[len(shown) :])
+            shown = text
+
+    generate(
+        session, ids, tokens=max_tokens, sampling=Sampling(temperature, seed=seed), eos=extra.get("eos", ()),
+        context=extra.get("context"), on_token=on_id,
+    )  # fmt: skip
+    rates = {"prefill": len(ids) / (times[1] - times[0]), "decode": (len(made) - 1) / max(times[-1] - times[1], 1e-9)}
+    return text_so_far(), len(made), rates
 
 
 def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRecord:
     from octavo.verify.data import read_arrays
 
-    inputs = session.rename(read_arrays(input).inputs)
+    inputs = bind_inputs(session, read_arrays(input).inputs)
     start = time.perf_counter()
     outputs, _ = session.step(inputs, None)
     latency = (time.perf_counter() - start) * 1e3
@@ -78,6 +112,16 @@ def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRec
             np.savez(file, **outputs)
     described = {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()}
     return RunRecord(described, None, _placement(session), latency)
+
+
+def bind_inputs(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays under the session's own input names: by name, else in order. Raises BadInput when they do not match."""
+    names = list(session.inputs)
+    if set(arrays) == set(names):
+        return arrays
+    if len(arrays) == len(names):
+        return dict(zip(names, arrays.values(), strict=True))
+    raise BadInput(f"The data has {', '.join(arrays)}; the model takes {', '.join(names)}.", "Name the arrays so.")
 
 
 def _placement(session: Any) -> tuple[dict[str, str], ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.api.load import load, open_source
+from octavo.api.run import bind_inputs
 from octavo.core.manifest import EditedManifest, Manifest
 from octavo.core.source import Source
 from octavo.core.tensor import QuantizedTensor
@@ -161,7 +162,7 @@ def _runner(original: Original, session: Any) -> Callable[[Any], Any]:
     """The artifact as the same kind of callable as the original: ids → logits, or inputs → outputs by name."""
     if original.is_language:
         return lambda ids: session.step({"ids": np.asarray(ids, np.int64)[None]}, None)[0]["logits"][0]
-    return lambda inputs: _in_order(session.step(session.rename(inputs), None)[0])
+    return lambda inputs: _in_order(session.step(bind_inputs(session, inputs), None)[0])
 
 
 def _in_order(outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

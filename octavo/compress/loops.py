@@ -450,7 +450,8 @@ def fold_rows(
     starts = np.zeros(scales.shape[1], np.float32)
     used = np.zeros(scales.shape[1], np.float32)
     lanes = np.zeros(7 * LANES, np.float32)
-    lanes[6 * LANES :] = factors
+    for c in range(LANES):  # assigning the slice would compile a shape check for two seconds
+        lanes[6 * LANES + c] = factors[c]
     total = np.zeros(2 * LANES, np.float64)
     part = np.zeros(2 * LANES, np.float32)
     acc = np.zeros(2 * LANES, np.float64)
@@ -511,5 +512,6 @@ def explain_rows(halves, words, kind, columns, candidates, lo, hi, out):
         lanes[2 * LANES + c] = _ONE / candidates[c]
     for r in range(out.shape[0]):
         _widen(halves, words, kind, r, bits, w)
-        out[r] = 0.0
+        for c in range(2 * LANES):
+            out[r, c] = 0.0
         _long_sums(w, w, np.uint64(0), padded, False, lo, hi, lanes, out[r])

@@ -23,7 +23,7 @@ def values_of(dtype, shape=(5, 3)):
         return RNG.integers(0, 2, shape).astype(bool)
     if dtype == "BF16":
         return RNG.integers(0, 1 << 16, shape).astype(np.uint16)
-    return (RNG.standard_normal(shape) * 50).astype(kind)
+    return np.asarray(RNG.standard_normal(shape) * 50).astype(kind)
 
 
 NUMPY = [name for name in DTYPES if name != "BF16"]

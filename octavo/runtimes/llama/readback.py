@@ -56,6 +56,13 @@ class GgufReadBack:
         except ValueError as error:
             raise BadInput(f"{self.path}: its metadata '{key}' is damaged ({error}).", "Export it again.") from error
 
+    def listing(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Every tensor of the file: (GGUF name, shape, type)."""
+        return [
+            (name, tuple(int(n) for n in reversed(t.shape.tolist())), t.tensor_type.name)
+            for name, t in self._tensors.items()
+        ]
+
     @property
     def tensor_names(self) -> tuple[str, ...]:
         """All tensors in the file by their GGUF names."""

@@ -1,0 +1,96 @@
+"""The carriage table: every cell can be believed, and what it refuses it refuses with what would do."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+
+import pytest
+
+from octavo.core.carriage import carriage, possible, table
+from octavo.core.model import TensorRecord
+from octavo.core.scheme import SCHEMES
+from octavo.core.store import FLOAT_DTYPE
+from octavo.errors import Refused
+
+ROLES = ("matmul", "conv", "embedding", "head", "other")
+CELLS = [
+    (runtime, operator, scheme)
+    for runtime, operators in table().items()
+    for operator, schemes in operators.items()
+    for scheme in schemes
+]
+
+
+def record(scheme, shape=(64, 256), role="matmul"):
+    return TensorRecord("layers.0.weight", shape, role, scheme, "0" * 64)
+
+
+@pytest.mark.parametrize(("runtime", "operator", "scheme"), CELLS, ids="-".join)
+def test_every_cell_is_well_formed(runtime, operator, scheme):
+    cell = table()[runtime][operator][scheme]
+    assert operator in ROLES
+    assert scheme in SCHEMES or scheme in FLOAT_DTYPE
+    assert cell.how in ("exact", "widened", "refused")
+    assert cell.stored_as if cell.how != "refused" else not cell.stored_as
+    assert cell.why or cell.how == "exact", "what is widened or refused says why"
+    assert cell.multiple >= 1
+    native = SCHEMES[scheme].native if scheme in SCHEMES else None
+    assert native in (None, runtime), "a native scheme belongs to one runtime"
+    grid = SCHEMES.get(scheme)
+    if grid and grid.range and cell.how != "refused" and cell.bits is not None:
+        rows = 4096
+        assert cell.bits >= 8 * grid.bytes((rows, 4096)) / (rows * 4096) or cell.how == "exact"
+        assert cell.bits >= grid.range.bits
+
+
+def test_a_cell_has_only_fields_that_are_read():
+    raw = tomllib.loads(resources.files("octavo.core").joinpath("carriage.toml").read_text("utf-8"))
+    fields = {
+        key for operators in raw.values() for cells in operators.values() for cell in cells.values() for key in cell
+    }
+    assert fields <= {"how", "as", "bits", "why", "multiple"}
+
+
+@pytest.mark.parametrize("runtime", table())
+def test_a_float_model_can_always_be_carried(runtime):
+    for role in ("matmul", "embedding", "head", "other"):
+        assert carriage(runtime, record("fp32", role=role)).how in ("exact", "widened")
+
+
+@pytest.mark.parametrize("role", ["embedding", "head"])
+def test_embedding_and_head_follow_matmul_unless_listed(role):
+    for runtime, operators in table().items():
+        listed = operators.get(role) or operators["matmul"]
+        assert possible(runtime, role) == {name: cell for name, cell in listed.items() if cell.how != "refused"}
+
+
+def test_a_scheme_a_runtime_cannot_hold_is_refused_with_those_it_can():
+    with pytest.raises(Refused) as caught:
+        carriage("llamacpp", record("w4g32", (8, 3, 3, 32), "conv"))
+    assert caught.value.message.startswith(
+        "layers.0.weight [8, 3, 3, 32]: llamacpp has no exact form of w4g32 for 'conv'"
+    )
+    with pytest.raises(Refused) as caught:
+        carriage("llamacpp", record("w8", (256,), "other"))
+    assert caught.value.remedy == f"It holds {', '.join(possible('llamacpp', 'other'))}."
+
+
+def test_rows_of_the_wrong_length_are_refused_with_what_fits_them():
+    assert carriage("llamacpp", record("ternary")).stored_as == "TQ2_0"
+    with pytest.raises(Refused) as caught:
+        carriage("llamacpp", record("ternary", (64, 160)))
+    assert "layers.0.weight [64, 160]" in caught.value.message
+    assert "multiple of 256, and 160 is not" in caught.value.message
+    offered = caught.value.remedy.removeprefix("For this row it holds ").split(" (")[0].split(", ")
+    assert "ternary" not in offered
+    assert {"w8g32", "w4g32", "fp16"} <= set(offered)
+    for scheme in offered:
+        carriage("llamacpp", record(scheme, (64, 160)))
+
+
+def test_a_native_scheme_goes_to_its_own_runtime_only():
+    assert carriage("llamacpp", record("q4_0")).how == "exact"
+    for runtime in set(table()) - {"llamacpp"}:
+        with pytest.raises(Refused, match="q4_0"):
+            carriage(runtime, record("q4_0"))
