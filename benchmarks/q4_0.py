@@ -63,7 +63,7 @@ def measure(model: Path, data: Path, windows: int, context: int) -> dict[str, An
         work = Path(folder)
         files = {}
         for scheme in ("q4_0", "w4g32"):
-            octavo.compress(model, scheme=scheme, out=work / scheme)
+            octavo.compress(model, scheme=scheme, out=work / scheme, allow_skip=True)
             octavo.export(work / scheme, runtime="llamacpp", out=work / f"{scheme}.gguf")
             files[f"octavo {scheme}"] = work / f"{scheme}.gguf"
         files["llama.cpp Q4_0"] = work / "ggml.gguf"

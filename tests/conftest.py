@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +41,37 @@ def tiny8m(shared: Path) -> Path:
     if not path.is_dir():
         pytest.skip("octavo-tiny-8m is absent")
     return path
+
+
+@dataclass(frozen=True)
+class Built:
+    """A real model folded once, its copy of the source deleted, and then exported to both runtimes."""
+
+    source: Path
+    directory: Path
+    artifacts: dict[str, Path]
+    exports: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def built(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    """built("stories260K"): w4g32 on both runtimes, made from a source that was gone before the exports began."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    import octavo
+
+    made: dict[str, Built] = {}
+
+    def of(name: str) -> Built:
+        if name not in made:
+            source, home = shared / f"data/lm/{name}/hf", tmp_path_factory.mktemp(name)
+            moved = Path(shutil.copytree(source, home / "source"))
+            octavo.compress(moved, scheme="w4g32", out=home / "folded", allow_skip=name == "stories260K")
+            shutil.rmtree(moved)
+            suffixes = {"llamacpp": ".gguf", "onnxruntime": ".onnx"}
+            files = {runtime: home / f"m{suffix}" for runtime, suffix in suffixes.items()}
+            exports = {key: octavo.export(home / "folded", runtime=key, out=path) for key, path in files.items()}
+            made[name] = Built(source, home / "folded", files, exports)
+        return made[name]
+
+    return of

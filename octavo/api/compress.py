@@ -67,7 +67,11 @@ def compress(
                     state=source.state,
                     assets=source.assets,
                     skipped=assigned.skipped,
-                    lineage=(_origin(source), {"step": "solve", "solver": solver, "scale": scale, "scheme": scheme}, *notes),
+                    lineage=(
+                        _origin(source),
+                        {"step": "solve", "solver": solver, "scale": scale, "scheme": scheme},
+                        *notes,
+                    ),
                 )
             )
     finally:

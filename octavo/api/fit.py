@@ -56,7 +56,7 @@ def fit(
     granted, budget = parse_size(slice), parse_share(max_drop)
     if budget is not None and data is None:
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
-    given = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
+    given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
     original = None
     if data is not None:
         original = open_original(model, Path(data), windows=windows, context=context, seed=seed, **given)

@@ -118,7 +118,9 @@ def call_factory(target: str) -> tuple[Any, tuple[Any, ...]]:
     try:
         made = getattr(import_module(name), attribute)()
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"--module {target}: {error}.", "Is the current directory the one it is imported from?") from error
+        raise BadInput(
+            f"--module {target}: {error}.", "Is the current directory the one it is imported from?"
+        ) from error
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple)):
         raise BadInput(
             f"--module {target}: returned {type(made).__name__}, expected (module, example_inputs).",

@@ -41,7 +41,9 @@ def run(
     try:
         if input is not None:
             return _once(session, Path(input), Path(output) if output else None, force)
-        return _generate(session, prompt if prompt is not None else list(ids or ()), max_tokens, temperature, seed, on_token)
+        return _generate(
+            session, prompt if prompt is not None else list(ids or ()), max_tokens, temperature, seed, on_token
+        )
     finally:
         session.close()
 
@@ -73,7 +75,11 @@ def _token_loop(
     from octavo.sources.tokenizer import tokenizer_of
 
     tokenizer = tokenizer_of(session.assets) if isinstance(prompt, str) or "tokenizer.json" in session.assets else None
-    ids = tokenizer.encode(prompt, special=True) if isinstance(prompt, str) and tokenizer else list(prompt)
+    ids = (
+        tokenizer.encode(prompt, special=True)
+        if isinstance(prompt, str) and tokenizer
+        else [int(token) for token in prompt]
+    )
     extra = session.manifest.extra if session.manifest is not None else {}
     made: list[int] = []
     shown, times = "", [time.perf_counter()]

@@ -1,4 +1,4 @@
-"""Dispatch, exit codes and errors, the same for every verb. A verb's module is imported only when it is called."""
+"""The application, exit codes and errors, the same for every verb."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import signal
 import sys
 from importlib import import_module
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from octavo import __version__
 from octavo.errors import OctavoError
@@ -23,25 +21,7 @@ VERBS = {
     "verify": "Are the weights exact? How do outputs and accuracy compare with the original?",
     "doctor": "Which runtimes work here, and what to do about those that do not.",
 }
-
-
-class Lazy(TyperGroup):
-    """A group that imports the module of a verb when that verb is called, so that `octavo --help` stays quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        application = typer.Typer(add_completion=False, rich_markup_mode=None)
-        module = import_module(f"octavo.cli.{cmd_name}")
-        application.command(cmd_name, help=VERBS[cmd_name])(getattr(module, cmd_name))
-        return typer.main.get_command(application)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report SIGINT and SIGPIPE
 
 
 def _show_version(value: bool) -> None:
@@ -50,7 +30,9 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(cls=Lazy, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+for _verb, _help in VERBS.items():
+    app.command(_verb, help=_help)(getattr(import_module(f"octavo.cli.{_verb}"), _verb))
 
 
 @app.callback(help="Fold a trained model until it fits a device, and prove that it still works there.")
@@ -62,34 +44,31 @@ def root(
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code; an error is one message on standard error."""
-    debug = "--debug" in arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = typer.main.get_command(app).main(arguments, prog_name="octavo", standalone_mode=False)
+        result = app(arguments, prog_name="octavo", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except OctavoError as error:
-        if debug:
-            raise
-        print(f"octavo: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        print("octavo: interrupted; nothing half-written was kept.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except MemoryError:
-        if debug:
-            raise
-        print("octavo: out of memory. Close other programs, or use a machine with more.", file=sys.stderr)
-        return 1
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        print("octavo: interrupted; nothing half-written was kept.", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print one message and return the exit code: 2 for wrong usage, 1 for everything else."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the command-line library
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, OctavoError):
+        print(f"octavo: {error}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        print("octavo: out of memory. Close other programs, or use a machine with more.", file=sys.stderr)
+    else:
         print(f"octavo: unexpected {type(error).__name__}: {error}. Run again with --debug.", file=sys.stderr)
-        return 1
+    return 1

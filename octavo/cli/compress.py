@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli import options, show
+from octavo.records import ModelRecord
 
 
 def compress(
@@ -14,7 +15,7 @@ def compress(
     out: options.Out,
     scheme: Annotated[str, typer.Option("--scheme", help="The grid: w8, w4g32, ternary, q4_0, …")],
     solver: Annotated[str, typer.Option("--solver", help="How codes are chosen: rtn.")] = "rtn",
-    scale: Annotated[str, typer.Option("--scale", help="Scale of a group: search (least squares) or absmax.")] = "search",
+    scale: Annotated[str, typer.Option("--scale", help="Scale of a group: search (least error) or absmax.")] = "search",
     embedding: options.Embedding = None,
     head: options.Head = None,
     allow_skip: options.AllowSkip = False,
@@ -38,7 +39,7 @@ def compress(
     show.emit(record, json, lambda: _prose(record))
 
 
-def _prose(record):  # type: ignore[no-untyped-def]
+def _prose(record: ModelRecord) -> None:
     from octavo.report.text import model_summary, write
 
     write(model_summary(record))

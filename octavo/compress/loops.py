@@ -35,8 +35,9 @@ _SPLIT_16 = np.float32(65537.0)
 _FLOOR = np.float32(2.0**-14)
 _CEILING = np.float32(65280.0)
 _HALF_MAX = np.float32(65504.0)
-_HALF_WIDEN = np.float32(2.0**112)  # moves fp16's exponent bias (15) to float32's (127)
-_HALF_TINY = np.float32(2.0**24)  # one over fp16's smallest step
+_HALF_BIAS = np.uint32(112 << 23)  # from fp16's exponent bias (15) to float32's (127)
+_HALF_STEP = np.float32(2.0**-24)  # fp16's smallest
+_HALF_TINY = np.float32(2.0**24)
 _INFINITY = np.uint32(0x7F800000)
 _SIGN = np.uint32(0x80000000)
 _FLIP = np.int32(-0x80000000)
@@ -64,9 +65,10 @@ def _widen(halves, words, kind, r, bits, w):
             bits[j] = np.uint32(half[j]) << np.uint32(16)
         return
     for j in range(half.size):
-        bits[j] = (np.uint32(half[j]) & np.uint32(0x7FFF)) << np.uint32(13)
-    for j in range(half.size):
-        w[j] = w[j] * _HALF_WIDEN
+        bits[j] = ((np.uint32(half[j]) & np.uint32(0x7FFF)) << np.uint32(13)) + _HALF_BIAS
+    for j in range(half.size):  # subnormals by their integer, so that a thread set to flush denormals changes nothing
+        magnitude = np.uint32(half[j]) & np.uint32(0x7FFF)
+        w[j] = np.float32(np.int32(magnitude)) * _HALF_STEP if magnitude < np.uint32(0x400) else w[j]
     for j in range(half.size):
         magnitude = np.uint32(half[j]) & np.uint32(0x7FFF)
         lost = _INFINITY if magnitude >= np.uint32(0x7C00) else np.uint32(0)
@@ -121,7 +123,11 @@ def _half_bits(s):
 @njit(**_JIT)
 def _from_half(h):
     """The value of the finite fp16 with bits h, as float32."""
-    size = np.uint32((h & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32) * _HALF_WIDEN
+    magnitude = h & np.uint32(0x7FFF)
+    if magnitude < np.uint32(0x400):
+        size = np.float32(np.int32(magnitude)) * _HALF_STEP
+    else:
+        size = _as_float(np.uint32(magnitude << np.uint32(13)) + _HALF_BIAS)
     return -size if (h & np.uint32(0x8000)) != 0 else size
 
 

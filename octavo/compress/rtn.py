@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -113,7 +114,7 @@ def _jobs(source: Source, tensors: tuple[Assignment, ...], search: bool) -> Iter
         if grid is not None and grid.granularity == "tensor":
             given = _tensor_scale(source, a, grid, search)
         for start, stop in _spans(a):
-            yield lambda i=index, a=a, s=start, e=stop, g=given: _fold_block(source, i, a, s, e, search, g)
+            yield partial(_fold_block, source, index, a, start, stop, search, given)
 
 
 def _fold_block(

@@ -118,7 +118,7 @@ class CompressedModel:
             "program": self.program.digest,
             "tensors": {record.name: record.digest for record in self.tensors},
             "edges": [asdict(edge) for edge in self.edges],
-            "state": [asdict(state) for state in self.state],
+            "state": [asdict(state) | {"shape": list(state.shape)} for state in self.state],
             "assets": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(self.assets.items())},
         }
 

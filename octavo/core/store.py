@@ -226,7 +226,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that led here is the one to tell
+            path.unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -141,8 +141,6 @@ def runtime_of(path: Path) -> Runtime:
     return runtime(suffixes[path.suffix])
 
 
-
-
 def open_artifact(path: Path, *, threads: int | None = None) -> Session:
     """Open a file in the runtime that its suffix names."""
     return runtime_of(path).open(path, threads=threads)

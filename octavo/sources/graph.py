@@ -19,6 +19,8 @@ from octavo.errors import BadInput, nearest
 if TYPE_CHECKING:
     from torch import nn
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+
 
 @dataclass(frozen=True)
 class GraphSource:
@@ -35,8 +37,9 @@ class GraphSource:
         return "fp32"
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows [start, stop) as float32."""
-        return self.arrays[name][start:stop]
+        """Rows [start, stop) as float32; a scalar is its one row."""
+        values = self.arrays[name]
+        return values[start:stop] if values.ndim else values
 
     def close(self) -> None:
         """Nothing is open."""
@@ -69,6 +72,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
         for name, entry in file.entries.items():
             if tuple(own[name].shape) != entry.shape:
                 raise BadInput(f"{path}: {name} is {list(entry.shape)}, the module's is {list(own[name].shape)}.")
+            if own[name].is_floating_point() != (entry.dtype in FLOATS):
+                raise BadInput(
+                    f"{path}: {name} is {entry.dtype}, the module's is {own[name].dtype}.", "Give the float weights."
+                )
             rows = file.floats(name) if entry.dtype == "BF16" else file.rows(name)
             with torch.no_grad():
                 own[name].copy_(torch.from_numpy(np.ascontiguousarray(rows)))
@@ -101,5 +108,6 @@ def _source(program: Program, tensors: dict[str, tuple[NDArray[np.float32], Role
 
 def _shares(own: dict[str, Any], name: str, present: set[str]) -> bool:
     """Whether `name` is another name of a tensor that is present (tied weights are saved once)."""
-    pointer = own[name].data_ptr()
-    return any(other in present and other != name and own[other].data_ptr() == pointer for other in own)
+    pointer, shape = own[name].data_ptr(), own[name].shape
+    same = (other for other in own if own[other].data_ptr() == pointer and own[other].shape == shape)
+    return any(other in present and other != name for other in same)

@@ -76,8 +76,10 @@ def open_huggingface(directory: Path) -> HuggingFaceSource:
             )
         if entry.dtype not in FLOAT_SCHEMES:
             raise BadInput(
-                f"{files[name].path.name}: {name} has dtype {entry.dtype}: not a float model.",
-                "Give the original model: one that is quantised already cannot be folded again.",
+                f"{files[name].path.name}: {name} has dtype {entry.dtype}; Octavo folds {', '.join(FLOAT_SCHEMES)}.",
+                "Save it as float32."
+                if entry.dtype == "F64"
+                else "Give the original model: one that is quantised already cannot be folded again.",
             )
     assets = {name: (directory / name).read_bytes() for name in ASSETS if (directory / name).is_file()}
     source = HuggingFaceSource(directory, Program("huggingface", config), spec, expected, assets, files)
@@ -93,7 +95,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise BadInput(f"{directory}: no config.json.", "Give a Hugging Face model directory.")
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({error}).") from error
     if not isinstance(config, dict):
         raise BadInput(f"{path}: expected an object, found {type(config).__name__}.")
@@ -106,7 +108,7 @@ def _open_files(directory: Path) -> dict[str, SafetensorsFile]:
     if index.is_file():
         try:
             paths = sorted({directory / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{index}: damaged ({type(error).__name__}: {error}).") from error
         missing = [path.name for path in paths if not path.is_file()]
         if missing:

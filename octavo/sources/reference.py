@@ -38,7 +38,8 @@ class LanguageReference:
         body = dict(program.body)
         config = AutoConfig.for_model(body.pop("model_type"), **body)
         with no_init_weights():
-            self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            model: Any = AutoModelForCausalLM
+            self._model = model.from_config(config, dtype=torch.float32).eval()
         self._model.tie_weights()
         self._load(tensors)
 

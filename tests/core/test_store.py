@@ -132,6 +132,11 @@ def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def begin_and_fail(directory, failure):
+    StoreWriter(directory, {"w": ((2, 32), "w8")})
+    raise failure("in the middle")
+
+
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit, OctavoError])
 @pytest.mark.parametrize("old", [False, True], ids=["nothing there", "an old one there"])
 def test_a_crash_in_the_middle_leaves_what_was_there(tmp_path, failure, old):
@@ -141,8 +146,7 @@ def test_a_crash_in_the_middle_leaves_what_was_there(tmp_path, failure, old):
             write(directory)
     before = files_of(tmp_path)
     with pytest.raises(failure), new_path(target, force=True, directory=True) as directory:
-        StoreWriter(directory, {"w": ((2, 32), "w8")})
-        raise failure("in the middle")
+        begin_and_fail(directory, failure)
     assert files_of(tmp_path) == before
     assert os.listdir(tmp_path) == (["m"] if old else [])
 

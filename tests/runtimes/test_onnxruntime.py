@@ -396,3 +396,41 @@ def test_generation_ends_at_eos_and_at_the_context(story: tuple[CompressedModel,
     assert len(generate(session, [1, 403], tokens=12, context=6)) == 4
     with pytest.raises(BadInput, match="no tokens"):
         generate(session, [], tokens=3)
+
+
+TINY = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+    "num_key_value_heads": 2, "vocab_size": 97, "max_position_embeddings": 128,
+}  # fmt: skip
+MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("mistral", {"sliding_window": 5}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {}),
+        ("phi3", {"sliding_window": 6, "partial_rotary_factor": 0.5}),
+        ("gemma2", MIXED | {"query_pre_attn_scalar": 10}),
+        ("gemma3_text", MIXED | {"query_pre_attn_scalar": 6}),
+        ("smollm3", {"no_rope_layers": [1, 0]}),
+    ],
+)
+def test_every_family_computes_what_torch_does(family: str, extra: dict[str, Any], tmp_path: Path) -> None:
+    config = TINY | extra | {"model_type": family}
+    spec = decoder_spec(config)
+    random = np.random.default_rng(4)
+    values: dict[str, TensorValue] = {
+        name: (random.normal(0, 0.3, item.shape) + (item.role == "other")).astype(np.float32)
+        for name, item in spec.tensors().items()
+    }
+    model = model_of(config, values)
+    path = lowered(model, tmp_path / "m.onnx")
+    assert wrong_tensors(path, model) == []
+    ids = random.integers(3, 97, 21).tolist()
+    program = build(spec, {name: torch.from_numpy(value) for name, value in floats(model).items()})
+    with torch.no_grad():
+        expected = program(torch.tensor([ids]), empty_cache(spec))[0].numpy()
+    for cuts in ((), (9, 12, 13, 20)):
+        assert np.abs(logits_of(path, ids, cuts) - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
