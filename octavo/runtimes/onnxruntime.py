@@ -46,7 +46,7 @@ class OnnxRuntime:
 
     def carry(self, model: CompressedModel) -> Manifest:
         """Decide how each tensor lies in the file. Raises Refused for a scheme that it cannot hold exactly."""
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"state": {state.name: f"present.{state.name}" for state in model.state}}
         if model.program.kind == "huggingface":
             spec = decoder_spec(model.program.body)
             names = [f"{layer}.{part}" for layer in range(spec.layers) for part in ("key", "value")]

@@ -143,8 +143,10 @@ class TestTampering:
         path.write_bytes(clean.replace(digest, digest[::-1], 1))
         record, code = verified(path)
         assert (code, wrong(record)) == (6, [name])
-        path.write_bytes(clean.replace(b'"runtime":"', b'"runtime":\'', 1))
+        assert clean.count(f'"runtime":"{runtime}"'.encode()) == 1
+        path.write_bytes(clean.replace(f'"runtime":"{runtime}"'.encode(), f'"runtime":"{runtime[::-1]}"'.encode()))
         record, code = verified(path)
+        assert (code, wrong(record)) == (6, ["(manifest)"])
 
     @pytest.mark.parametrize("runtime", RUNTIMES)
     def test_a_manifest_forged_to_match_falls_to_the_compressed_model(

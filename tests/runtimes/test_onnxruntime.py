@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from octavo.core.architecture import decoder_spec  # noqa: E402
 from octavo.core.carriage import possible  # noqa: E402
 from octavo.core.grid import portable_scale  # noqa: E402
 from octavo.core.manifest import EditedManifest  # noqa: E402
-from octavo.core.model import CompressedModel, TensorRecord, TensorValue  # noqa: E402
+from octavo.core.model import CompressedModel, State, TensorRecord, TensorValue  # noqa: E402
 from octavo.core.scheme import SCHEMES  # noqa: E402
 from octavo.core.tensor import QuantizedTensor, float_digest  # noqa: E402
 from octavo.errors import BadInput, Missing, OctavoError, Refused  # noqa: E402
@@ -176,6 +177,41 @@ def test_matrices_run_in_the_kernel_on_the_cpu(zoo: tuple[CompressedModel, Path]
     kernels = [item for item in placed if "(MatMulNBits)" in item.op]
     assert len(kernels) == 2 * len([scheme for scheme in MATRIX if scheme not in FLOATS])
     assert {item.unit for item in placed} == {"cpu"}
+
+
+def test_a_network_with_batchnorm_takes_another_batch(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv1d(4, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(48, 5))
+    module[1].running_mean.uniform_(-1, 1)
+    model = compressed(
+        module, (torch.randn(2, 4, 8),), {"0.weight": "w8", "4.weight": "w8"}, ({0: torch.export.Dim("n")},)
+    )
+    path = lowered(model, tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path))
+    x = torch.randn(7, 4, 8)
+    expected = load_graph(model.program, floats(model))(x).detach().numpy()
+    found, _ = OnnxRuntime().open(path).step({"input": x.numpy()})
+    assert wrong_tensors(path, model) == []
+    assert np.abs(found["output"] - expected).max() <= INT8_ACTIVATIONS * np.abs(expected).max()
+
+
+def test_a_recurrent_networks_state_goes_around(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.around = nn.Linear(4, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Any, memory: Any) -> Any:
+            memory = torch.tanh(self.into(x) + self.around(memory))
+            return memory.sum(-1), memory
+
+    model = compressed(Recurrent(), (torch.randn(1, 4), torch.zeros(1, 16)), {})
+    model = replace(model, state=(State("memory", (1, 16), "float32"),))
+    session, program = OnnxRuntime().open(lowered(model, tmp_path / "m.onnx")), load_graph(model.program, floats(model))
+    state, memory = None, torch.zeros(1, 16)
+    for x in torch.randn(4, 1, 4):
+        outputs, state = session.step({"x": x.numpy()}, state)
+        expected, memory = program(x, memory)
+        assert np.allclose(outputs["output"], expected.detach().numpy(), atol=1e-5)
 
 
 def test_grouped_convolutions_are_refused_with_what_is_possible() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.core.architecture import decoder_spec
 from octavo.core.model import CompressedModel
-from octavo.errors import OctavoError
+from octavo.errors import BadInput, OctavoError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -118,7 +118,14 @@ def _name_ends(model: CompressedModel, made: onnx_ir.Model, exported: Any, weigh
         for value, name in zip(inputs, into, strict=True):
             value.name = name
     else:
-        out = output_names(exported, len(made.graph.outputs))
+        # State goes in under its name, and comes out as the last outputs, in the same order.
+        plain = len(made.graph.outputs) - len(model.state)
+        out = output_names(exported, len(made.graph.outputs))[:plain]
+        out = ["output"] if plain == 1 and model.state else out
+        out += [f"present.{state.name}" for state in model.state]
+        absent = {state.name for state in model.state} - {value.name for value in inputs}
+        if absent:
+            raise BadInput(f"The program takes no input {', '.join(sorted(absent))}, which its state names.")
     for value, name in zip(made.graph.outputs, out, strict=True):
         if value.is_graph_input() or value.name in weights:  # an input handed through keeps its name
             continue
