@@ -26,7 +26,7 @@ CORE_MAY_USE = {"numpy", "octavo", *sys.stdlib_module_names}
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Absolute module names that a file imports (those under TYPE_CHECKING left out)."""
+    """Absolute names of everything that a file imports, wherever the import stands."""
     tree = ast.parse(path.read_text("utf-8"))
     nodes = tree.body if top_level_only else [n for n in ast.walk(tree)]
     found: set[str] = set()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from octavo.api.load import load, torch_program
 from octavo.core.manifest import Manifest
+from octavo.core.model import CompressedModel
 from octavo.core.store import new_path
-from octavo.errors import OctavoError
+from octavo.core.tensor import QuantizedTensor, float_digest
+from octavo.errors import BadInput, OctavoError
 from octavo.records import ExportRecord
 
 
@@ -37,23 +40,34 @@ def export(
             report = check_weights(read_back, read_back.manifest, model, carry=target.carry, progress=progress)
         finally:
             read_back.close()
-        if report.verdict != "exact":
-            raise OctavoError(
-                f"{path}: the file read back does not carry the compressed model: {report.wrong[:3]}.",
-                "This is a defect of Octavo; nothing was written.",
-            )
+        if report.wrong:
+            raise _not_carried(model, Path(directory), report.wrong)
+    size = sum(file.stat().st_size for file in target.files(path))
     return ExportRecord(
         path=str(path),
         runtime=runtime,
-        bytes=path.stat().st_size,
+        bytes=size,
         digest=model.digest,
         weights=report.verdict,
         placement=(),
         widened=widened(manifest),
         notes=manifest.notes,
         run_line=target.run_line(path),
-        bits_per_weight=8 * path.stat().st_size / max(model.parameters, 1),
+        bits_per_weight=8 * size / max(model.parameters, 1),
     )
+
+
+def _not_carried(model: CompressedModel, directory: Path, wrong: tuple[Any, ...]) -> OctavoError:
+    """Whose fault it is that a tensor read back differs from its record: the compressed model's own, or ours."""
+    for item in wrong:
+        value = model.tensor(item.name)
+        digest = value.digest() if isinstance(value, QuantizedTensor) else float_digest(value)
+        if digest != model.record(item.name).digest:
+            return BadInput(
+                f"{directory}: {item.name} does not match its digest: damaged.", "Compress the model again."
+            )
+    names = ", ".join(f"{item.name}: {item.reason}" for item in wrong[:3])
+    return OctavoError(f"The file read back differs in {len(wrong)} tensors ({names}).", "Please report this defect.")
 
 
 def widened(manifest: Manifest) -> tuple[dict[str, object], ...]:

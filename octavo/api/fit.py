@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def fit(
     granted, budget = parse_size(slice), parse_share(max_drop)
     if budget is not None and data is None:
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
+    _check_names(schemes, runtimes)
     given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
     original = None
     if data is not None:
@@ -73,6 +74,17 @@ def fit(
         if original is not None:
             original.source.close()
     return record
+
+
+def _check_names(schemes: Sequence[str], runtimes: Sequence[str]) -> None:
+    """Raise BadInput for an unknown one now, not after the first has been tried for minutes."""
+    from octavo.core.scheme import scheme
+    from octavo.runtimes.base import runtime
+
+    for name in schemes:
+        scheme(name)
+    for name in runtimes:
+        runtime(name)
 
 
 def parse_size(value: int | str | None) -> int | None:

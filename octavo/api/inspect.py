@@ -56,7 +56,7 @@ def _artifact(path: Path) -> ModelRecord:
             notes.append(str(error))
     finally:
         read_back.close()
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in target.files(path))
     parameters = sum(prod(t.shape) for t in manifest.tensors) if manifest else sum(prod(t.shape) for t in listed)
     if manifest is None and not notes:
         notes.append("No manifest: made by another tool, or stripped. Its weights cannot be traced to a model.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 TORCH_HINT = "Install it with `pip install 'octavo[compress]'`."
-REFUSED_KINDS = {
-    ".h5": "a Keras file. Make a float .tflite of it: tf.lite.TFLiteConverter.from_keras_model(keras.models.load_model("
-    "'MODEL.h5')).convert()",
-    ".keras": "a Keras file. Make a float .tflite of it with tf.lite.TFLiteConverter.from_keras_model",
-    ".pb": "a TensorFlow SavedModel. Make a float .tflite of it with tf.lite.TFLiteConverter.from_saved_model",
-}
+KERAS = "from_keras_model(tf.keras.models.load_model({path!r}))"
+REFUSED_KINDS = {".h5": ("Keras", KERAS), ".keras": ("Keras", KERAS)}
+SAVED_MODEL = "SavedModel", "from_saved_model({path!r})"
 
 
 def load(directory: str | Path) -> CompressedModel:
@@ -55,13 +53,15 @@ def open_source(
     if path.is_dir():
         if (path / INDEX).is_file():
             raise BadInput(f"{path} is a compressed model already.", "Give the float model it was made from.")
+        if (path / "saved_model.pb").is_file():
+            raise _tensorflow(path, *SAVED_MODEL)
         from octavo.sources.huggingface import open_huggingface
 
         return open_huggingface(path)
     if path.suffix in (".pt", ".pth", ".pt2"):
         return _from_pickle(path, trust)
     if path.suffix in REFUSED_KINDS:
-        raise BadInput(f"{path}: {REFUSED_KINDS[path.suffix]}.")
+        raise _tensorflow(path, *REFUSED_KINDS[path.suffix])
     raise BadInput(
         f"{path}: not a float model that Octavo folds.",
         "Give a Hugging Face directory, or --module pkg.file:factory --weights W.safetensors.",
@@ -142,6 +142,17 @@ def _from_pickle(path: Path, trust: bool) -> Source:
 
     with Worker() as worker:
         return open_trusted(path, worker)
+
+
+def _tensorflow(path: Path, what: str, converter: str) -> BadInput:
+    """The refusal of a TensorFlow model, with the command that makes a float .tflite of it."""
+    target = str(path.with_suffix(".tflite"))
+    convert = f"tf.lite.TFLiteConverter.{converter.format(path=str(path))}.convert()"
+    code = f"import tensorflow as tf; open({target!r}, 'wb').write({convert})"
+    return BadInput(
+        f"{path}: a {what} model of TensorFlow, which Octavo does not open.",
+        f"Make a float .tflite of it: python -c {shlex.quote(code)}",
+    )
 
 
 def _hub_hint(name: str) -> str:

@@ -54,6 +54,8 @@ def _generate(
     """llama.cpp generates by itself; for any other session the token loop is ours."""
     if not prompt:
         raise BadInput("The prompt is empty.", "Give at least one word, or one id.")
+    if not isinstance(prompt, str) and min(prompt) < 0:  # runtimes may count those from the end of the vocabulary
+        raise BadInput(f"Token id {min(prompt)} is negative.", "Ids count from 0.")
     if isinstance(prompt, str) and on_token is not None:
         on_token(prompt)
     start = time.perf_counter()

@@ -47,6 +47,7 @@ def verify(
     context: int = 256,
     module: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
     threads: int | None = None,
     seed: int = 0,
@@ -64,7 +65,7 @@ def verify(
             raise BadInput("--data needs --against: outputs and accuracy are compared with the float original.")
         original = open_original(
             against if against is not None else "module", Path(data), windows=windows, context=context, module=module,
-            weights=weights, example_inputs=example_inputs, seed=seed,
+            weights=weights, trust=trust, example_inputs=example_inputs, seed=seed,
         )  # fmt: skip
     try:
         return verify_artifact(
@@ -176,7 +177,8 @@ def _compare(original: Original, candidate: Callable[[Any], Any], progress: Prog
 
     if original.is_language:
         return compare_text(original.run, candidate, original.data, progress=progress)
-    return compare_both(original.run, candidate, original.data)
+    kind = "values" if original.data.labels is None else "logits"  # KL and agreement are of class scores
+    return compare_both(original.run, candidate, original.data, kind=kind)
 
 
 def _decoded(original: Original, manifest: Manifest, read_back: Any) -> dict[str, Any]:

@@ -116,7 +116,9 @@ def measure(
     emit({"loaded_ms": load_ms})
     try:
         if params["decode"]:
-            rate = time_language(session.step, np.asarray(arrays["ids"], np.int64), params["decode"])
+            clock = (lambda: float(session.seconds)) if hasattr(session, "seconds") else None
+            ids = np.asarray(arrays["ids"], np.int64)
+            rate = time_language(session.step, ids, params["decode"], params["repeat"], clock=clock)
             latency, throughput = rate.per_token_ms, rate.as_dict()
         else:
             latency = time_session(lambda: session.step(arrays, None), params["repeat"], params["warmup"])

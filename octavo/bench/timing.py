@@ -75,15 +75,24 @@ def latency(seconds: list[float]) -> Latency:
     return Latency(float(p50), float(p90), float(p99), len(seconds))
 
 
-def time_language(step: Step, ids: NDArray[np.int64], decode: int = 32, repeat: int = 3, warmup: int = 1) -> Throughput:
+def time_language(
+    step: Step,
+    ids: NDArray[np.int64],
+    decode: int = 32,
+    repeat: int = 3,
+    warmup: int = 1,
+    clock: Callable[[], float] | None = None,
+) -> Throughput:
     """Prefill and decode rates through `Session.step`, the state (the KV cache) handed from step to step.
 
+    `clock` gives the seconds that the runtime itself took for the last step, where that is not the whole call (a
+    session in a process of its own); without it the call is timed.
     `ids` int64 [1, n] is the prompt; `decode` tokens follow, each the likeliest, so that the work is the real one.
     Raises BadInput when there is nothing to time, or the session keeps no state (then there is no decode rate).
     """
     if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] < 1 or decode < 1 or repeat < 1:
         raise BadInput(f"A prompt {list(ids.shape)} and {decode} tokens to decode {repeat} times: nothing to time.")
-    runs = [_one(step, ids, decode) for _ in range(warmup + repeat)][warmup:]
+    runs = [_one(step, ids, decode, clock) for _ in range(warmup + repeat)][warmup:]
     prefill = [ids.shape[1] / first for first, _ in runs]
     rates = [decode / sum(rest) for _, rest in runs]
     return Throughput(
@@ -99,11 +108,13 @@ def time_language(step: Step, ids: NDArray[np.int64], decode: int = 32, repeat: 
     )
 
 
-def _one(step: Step, ids: NDArray[np.int64], decode: int) -> tuple[float, list[float]]:
+def _one(
+    step: Step, ids: NDArray[np.int64], decode: int, clock: Callable[[], float] | None
+) -> tuple[float, list[float]]:
     """Seconds of one prefill, and of each decoded token."""
     start = time.perf_counter()
     outputs, state = step({"ids": ids}, None)
-    first = time.perf_counter() - start
+    first = clock() if clock else time.perf_counter() - start
     if state is None:
         raise BadInput("The session keeps no state: without a KV cache there is no decode rate to report.")
     rest: list[float] = []
@@ -111,5 +122,5 @@ def _one(step: Step, ids: NDArray[np.int64], decode: int) -> tuple[float, list[f
         token = np.array([[int(np.argmax(outputs["logits"][0, -1]))]], np.int64)
         start = time.perf_counter()
         outputs, state = step({"ids": token}, state)
-        rest.append(time.perf_counter() - start)
+        rest.append(clock() if clock else time.perf_counter() - start)
     return first, rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -45,19 +46,28 @@ def root(
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code; an error is one message on standard error."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _quieten()
     try:
         result = app(arguments, prog_name="octavo", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        if result != INTERRUPTED:  # which the command-line library makes of Ctrl-C
+            return result if isinstance(result, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
-        print("octavo: interrupted; nothing half-written was kept.", file=sys.stderr)
-        return INTERRUPTED
+        pass
     except Exception as error:
         if "--debug" in arguments:
             raise
         return _explain(error)
+    print("octavo: interrupted; nothing half-written was kept.", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _quieten() -> None:
+    """Libraries that warn on standard error, as they are imported, about kernels that nobody asked them for."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _explain(error: Exception) -> int:

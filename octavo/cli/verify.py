@@ -23,6 +23,7 @@ def verify(
     context: options.Context = 256,
     module: options.Module = None,
     weights: options.Weights = None,
+    trust: options.Trust = False,
     threads: options.Threads = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -34,7 +35,7 @@ def verify(
     with show.progress(quiet) as report:
         record = api.verify(
             artifact, against=against, compressed=compressed, data=data, max_drop=max_drop, min_sqnr=min_sqnr,
-            windows=windows, context=context, module=module, weights=weights, threads=threads, seed=seed,
+            windows=windows, context=context, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
             progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))

@@ -47,6 +47,7 @@ def assign(
             f"Embedding and head are one tied tensor: it cannot be both {embedding} and {head}.",
             "Give one of --embedding and --head.",
         )
+    _check_roles(source, embedding, head, tied)
     by_role: dict[Role, Scheme] = {
         "matmul": main,
         "conv": main,
@@ -67,6 +68,15 @@ def assign(
                 chosen = None
         assigned.append(_assignment(source, name, spec, chosen))
     return Assigned(tuple(assigned), tuple(skipped))
+
+
+def _check_roles(source: Source, embedding: str | None, head: str | None, tied: bool) -> None:
+    """An option that no tensor answers to is a mistake, not a wish."""
+    roles = {spec.role for spec in source.tensors.values()}
+    if embedding and "embedding" not in roles:
+        raise BadInput(f"--embedding {embedding}: the model has no embedding.", "Leave the option out.")
+    if head and "head" not in roles and not (tied and "embedding" in roles):
+        raise BadInput(f"--head {head}: the model has no head apart from its layers.", "Leave the option out.")
 
 
 def _assignment(source: Source, name: str, spec: TensorSpec, chosen: Scheme | None) -> Assignment:

@@ -79,6 +79,8 @@ def fold(
 
     objective: what the search minimises, Σu(w − scale·code)² with u = 1 ("mse"), w² ("square"), sqrt(mean w² + w²)
     ("spread", llama.cpp's for Q4_0 with importance) or |w| ("magnitude"), times `importance` float32 [K] if given.
+    Without importance "mse" was the best of the four in KL to the float model: native q4_0 on two small Llamas had
+    0.86 and 0.91 of the KL of llama.cpp's Q4_0; "spread" 0.92 and 1.00, "magnitude" 0.98 and 0.97, "square" 1.04.
 
     Raises BadInput when the group does not divide K, and for rows of another type.
     """

@@ -73,7 +73,7 @@ def model_summary(record: ModelRecord) -> RenderableType:
     lines: list[RenderableType] = [Text(record.path, style="bold"), facts, table]
     if hidden > 0:
         lines.append(Text(f"… and {hidden} more (--json lists all)"))
-    lines += [Text(f"left in float: {item['name']}: {item['reason']}", style="yellow") for item in record.skipped]
+    lines += [Text(f"left in float: {_named(item)}", style="yellow") for item in record.skipped]
     return Group(*lines, *_notes(record.notes))
 
 
@@ -191,8 +191,15 @@ def _outputs(outputs: Mapping[str, Any]) -> str:
 
 def _accuracy(accuracy: Mapping[str, Any]) -> str:
     drop = interval(accuracy.get("drop"), accuracy.get("interval"))
-    sides = f"float {interval(accuracy.get('float'))}, artifact {interval(accuracy.get('artifact'))}"
+    sides = ", ".join(
+        f"{side} {interval(accuracy.get(side), accuracy.get(f'{side}_interval'))}" for side in ("float", "artifact")
+    )
     return f"{sides}, drop {drop} (n = {accuracy.get('n', 0):,}, paired)"
+
+
+def _named(item: Mapping[str, str]) -> str:
+    """A reason with the tensor's name in front, unless it begins with it."""
+    return item["reason"] if item["reason"].startswith(item["name"]) else f"{item['name']}: {item['reason']}"
 
 
 def _facts() -> Table:

@@ -109,6 +109,10 @@ class Runtime(Protocol):
 
     def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session: ...
 
+    def files(self, path: Path) -> list[Path]:
+        """Every file that belongs to the artifact, `path` first."""
+        ...
+
     def run_line(self, path: Path) -> str:
         """The command that runs the file outside Octavo."""
         ...

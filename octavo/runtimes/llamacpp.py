@@ -83,6 +83,10 @@ class LlamaCpp:
         session: Session = LlamaSession(path, threads=threads)
         return session
 
+    def files(self, path: Path) -> list[Path]:
+        """A GGUF is one file."""
+        return [path]
+
     def run_line(self, path: Path) -> str:
         """The command that runs the file outside Octavo."""
         return f"llama-cli -m {shlex.quote(str(path))} -p 'Once upon a time'"

@@ -92,6 +92,15 @@ class OnnxRuntime:
 
         return OnnxSession(path, threads=threads, units=units)
 
+    def files(self, path: Path) -> list[Path]:
+        """The file, and the data file beside it if the weights were too much for one."""
+        from octavo.runtimes.onnx.read import parse
+
+        found = {
+            entry.value for t in parse(path).graph.initializer for entry in t.external_data if entry.key == "location"
+        }
+        return [path, *(path.with_name(name) for name in sorted(found))]
+
     def run_line(self, path: Path) -> str:
         """The command that runs the file outside Octavo."""
         code = (

@@ -39,7 +39,8 @@ class LlamaSession:
     `context`: positions of the KV cache (default: as trained, at most 4096); `threads`: default, all it may use;
     `kv_type`: "f32" (default: logits show the weights alone), "f16" (llama.cpp's default), "q8_0", "q4_0";
     `through`: "capi", or "server" to force the fallback. `logits_from` says where logits come from, `fallback` why
-    not from the C API. Raises BadInput for a file that llama.cpp cannot load, WorkerDied when it dies of it, Missing.
+    not from the C API; `seconds` is what llama.cpp itself took for the last step. Raises BadInput for a file that
+    llama.cpp cannot load, WorkerDied when it dies of it, Missing.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class LlamaSession:
         self._rows = max(1, LOGITS_BYTES_PER_MESSAGE // (4 * self.n_vocab))
         self._generation = 0
         self._cached = 0
+        self.seconds = 0.0
 
     def __enter__(self) -> LlamaSession:
         return self
@@ -113,11 +115,13 @@ class LlamaSession:
                     "One session holds one sequence: open a session for each, or start afresh with state None.",
                 )
         parts = []
+        self.seconds = 0.0
         self._cached = n_past
         for start in range(0, ids.shape[1], self._rows):
             part = ids[0, start : start + self._rows].astype(np.int64)
             reply = self._call("step", {"n_past": n_past}, {"ids": part})
             parts.append(reply.arrays["logits"])
+            self.seconds += float(reply.result["seconds"])
             n_past = self._cached = int(reply.result["n_past"])
         logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return {"logits": logits[None]}, {"sequence": self._generation, "n_past": n_past}

@@ -111,11 +111,13 @@ def close(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
 
 
 def step(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
-    """ids int64 [n] after `n_past` cached positions → logits float32 [n, vocab] (log-probabilities from a server)."""
+    """ids int64 [n] after `n_past` cached positions → logits float32 [n, vocab] (log-probabilities from a server), and
+    the seconds that llama.cpp took."""
     opened = _of(params)
-    return {"n_past": params["n_past"] + len(arrays["ids"])}, {
-        "logits": opened.decoder.step(arrays["ids"], params["n_past"])
-    }
+    start = time.perf_counter()
+    logits = opened.decoder.step(arrays["ids"], params["n_past"])
+    seconds = time.perf_counter() - start
+    return {"n_past": params["n_past"] + len(arrays["ids"]), "seconds": seconds}, {"logits": logits}
 
 
 def tokenize(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
