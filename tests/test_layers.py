@@ -25,12 +25,10 @@ HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "gguf", "xllamacpp", "n
 CORE_MAY_USE = {"numpy", "octavo", *sys.stdlib_module_names}
 
 
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
+def imports(path: Path) -> set[str]:
     """Absolute names of everything that a file imports, wherever the import stands."""
-    tree = ast.parse(path.read_text("utf-8"))
-    nodes = tree.body if top_level_only else [n for n in ast.walk(tree)]
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -150,7 +150,7 @@ def _bench(path: Path, original: Original | None, threads: int | None) -> dict[s
 
     opener = "octavo.runtimes.base:open_artifact"
     if original is not None and not original.is_language:
-        inputs = next(iter(original.data.batches(1))).inputs
+        inputs = next(iter(original.data.batches(original.batch))).inputs
         return measure_fresh(opener, path, inputs, threads=threads, repeat=200).as_dict()
     if original is not None:
         ids = np.concatenate([window.ids for window in original.data.windows])[None, :PROMPT_TOKENS]

@@ -121,6 +121,10 @@ def call_factory(target: str) -> tuple[Any, tuple[Any, ...]]:
         raise BadInput(
             f"--module {target}: {error}.", "Is the current directory the one it is imported from?"
         ) from error
+    except Exception as error:  # the user's own code, of which anything may come
+        raise BadInput(
+            f"--module {target}: {type(error).__name__}: {error}.", "See where it comes from with --debug."
+        ) from error
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple)):
         raise BadInput(
             f"--module {target}: returned {type(made).__name__}, expected (module, example_inputs).",

@@ -37,6 +37,8 @@ def run(
 
     if sum(given is not None for given in (prompt, ids, input)) != 1:
         raise BadInput("Nothing to run on, or too much.", "Give one of -p PROMPT, --ids and --input X.npz.")
+    if max_tokens < 1:
+        raise BadInput(f"{max_tokens} tokens to generate.", "Ask for 1 or more.")
     session: Any = runtime_of(Path(artifact)).open(Path(artifact), threads=threads)
     try:
         if input is not None:
@@ -111,7 +113,7 @@ def _token_loop(
 def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRecord:
     from octavo.verify.data import read_arrays
 
-    inputs = bind_inputs(session, read_arrays(input).inputs)
+    inputs = read_arrays(input, _shapes(session)).inputs
     start = time.perf_counter()
     outputs, _ = session.step(inputs, None)
     latency = (time.perf_counter() - start) * 1e3
@@ -120,6 +122,16 @@ def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRec
             np.savez(file, **outputs)
     described = {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()}
     return RunRecord(described, None, _placement(session), latency)
+
+
+def _shapes(session: Any) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of what a session takes, −1 where a length is free."""
+    if not hasattr(session, "inputs"):
+        return {"ids": (1, -1)}
+    return {
+        name: tuple(size if isinstance(size, int) else -1 for size in shape)
+        for name, (shape, _) in session.inputs.items()
+    }
 
 
 def bind_inputs(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:

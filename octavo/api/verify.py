@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from octavo.api.load import load, open_source
 from octavo.api.run import bind_inputs
 from octavo.core.manifest import EditedManifest, Manifest
+from octavo.core.metrics import Kind
 from octavo.core.source import Source
 from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput
@@ -29,6 +30,7 @@ class Original:
     source: Source
     run: Callable[[Any], Any]
     data: Any  # verify.data.Text or Labelled
+    batch: int = 1  # samples per run, which a captured graph fixes
 
     @property
     def is_language(self) -> bool:
@@ -92,18 +94,35 @@ def open_original(
     """Open the float original and the data it is compared on. Raises BadInput, Missing."""
     from octavo.sources.reference import GraphReference, LanguageReference, Remembered
     from octavo.sources.tokenizer import tokenizer_of
-    from octavo.verify.data import read_arrays, read_text
+    from octavo.verify.data import read_text
 
     source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs)
     if source.program.kind == "graph":
         arrays = {name: source.rows(name) for name in source.tensors}
-        return Original(source, Remembered(GraphReference(source.program, arrays)), read_arrays(data))
+        samples, batch = _samples(source, data)
+        return Original(source, Remembered(GraphReference(source.program, arrays)), samples, batch)
     tokenizer = tokenizer_of(source.assets)
     text = read_text(
         data, tokenizer.encode, length=context, bos=tokenizer.bos, limit=windows, seed=seed, offsets=tokenizer.offsets
     )
     tensors = ((name, source.floats(name)) for name in source.tensors)  # type: ignore[attr-defined]
     return Original(source, Remembered(LanguageReference(source.program, tensors)), text)
+
+
+def _samples(source: Source, path: Path) -> tuple[Any, int]:
+    """The arrays of an .npz under the graph's input names and in their order, and how many samples it takes at once."""
+    from octavo.sources.torch import inputs_of
+    from octavo.verify.data import read_arrays
+
+    shapes = inputs_of(source.program)
+    data = read_arrays(path, shapes)
+    batch = max(1, *(shape[0] for shape in shapes.values()))
+    if len(data) % batch:
+        raise BadInput(
+            f"{path}: {len(data)} samples, and the model was captured for {batch} at a time.",
+            f"Give a multiple of {batch}, or example inputs of one sample.",
+        )
+    return data, batch
 
 
 def verify_artifact(
@@ -177,8 +196,8 @@ def _compare(original: Original, candidate: Callable[[Any], Any], progress: Prog
 
     if original.is_language:
         return compare_text(original.run, candidate, original.data, progress=progress)
-    kind = "values" if original.data.labels is None else "logits"  # KL and agreement are of class scores
-    return compare_both(original.run, candidate, original.data, kind=kind)
+    kind: Kind = "values" if original.data.labels is None else "logits"  # KL and agreement are of class scores
+    return compare_both(original.run, candidate, original.data, kind=kind, batch=original.batch)
 
 
 def _decoded(original: Original, manifest: Manifest, read_back: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -43,4 +44,6 @@ def _prose(record: ModelRecord) -> None:
     from octavo.report.text import model_summary, write
 
     write(model_summary(record))
-    print(f"Next: octavo export {record.path} --runtime llamacpp -o model.gguf")
+    graph = any(step.get("kind") == "graph" for step in record.lineage)
+    target = "onnxruntime -o model.onnx" if graph else "llamacpp -o model.gguf"
+    print(f"Next: octavo export {shlex.quote(record.path)} --runtime {target}")

@@ -50,7 +50,8 @@ def code(part: Floats, scale: float, codes: IntegerRange) -> NDArray[np.int8]:
     """clip(round_half_even(w / scale)); 0 everywhere for scale 0."""
     if scale == 0.0:
         return np.zeros(part.shape, np.int8)
-    return np.clip(np.rint(part / scale), codes.low, codes.high).astype(np.int8)
+    coded: NDArray[np.int8] = np.clip(np.rint(part / scale), codes.low, codes.high).astype(np.int8)
+    return coded
 
 
 def loss(part: Floats, scale: float, codes: IntegerRange, weight: Floats | float = 1.0) -> float:
@@ -98,6 +99,7 @@ def q4_0_blocks(codes: NDArray[np.int8], scales: Floats) -> NDArray[np.uint8]:
     """llama.cpp's block_q4_0 of codes [R, K], fp16 scales [R, K/32]: d, then byte j = q[j] + 8 | (q[j+16] + 8) << 4."""
     rows, columns = codes.shape
     q = (codes.astype(np.int16) + 8).astype(np.uint8).reshape(rows, columns // 32, 2, 16)
-    nibbles = q[:, :, 0] | (q[:, :, 1] << 4)
+    nibbles = q[:, :, 0] | (q[:, :, 1] << np.uint8(4))
     d = scales.astype("<f2").view(np.uint8).reshape(rows, columns // 32, 2)
-    return np.concatenate([d, nibbles], axis=2).reshape(rows, -1)
+    blocks: NDArray[np.uint8] = np.concatenate([d, nibbles], axis=2)
+    return blocks.reshape(rows, -1)

@@ -78,7 +78,7 @@ class GraphReference:
 
         with torch.inference_mode():
             found = self._module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()))
-        outputs = found if isinstance(found, list | tuple) else (found,)
+        outputs = torch.utils._pytree.tree_leaves(found)
         return {f"output_{index}": value.numpy() for index, value in enumerate(outputs)}
 
 

@@ -120,6 +120,15 @@ def rebuild(program: Program, arrays: Mapping[str, NDArray[Any]] | None = None) 
         raise BadInput(f"The program graph is damaged ({type(error).__name__}: {error}).", "Compress again.") from error
 
 
+def inputs_of(program: Program) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors that a graph takes, in order; −1 where a size is free."""
+    module = program.body["exported"]["graph_module"]
+    metas = module["graph"]["tensor_values"]
+    given = [spec["user_input"]["arg"] for spec in module["signature"]["input_specs"] if "user_input" in spec]
+    names = [argument["as_tensor"]["name"] for argument in given if "as_tensor" in argument]
+    return {name: tuple(size.get("as_int", -1) for size in metas[name]["sizes"]) for name in names}
+
+
 def load_graph(program: Program, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
     """A module that runs: `rebuild(program, tensors).module()`."""
     return rebuild(program, tensors).module()
