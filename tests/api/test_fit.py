@@ -92,7 +92,7 @@ def test_a_budget_that_nothing_holds_is_4(
     stories260k: Path, shared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = shared / "data/text/tinystories/stories_a.txt"
-    command = ["fit", stories260k, "--scheme", "ternary", "--runtime", "onnxruntime", "--data", text, "--windows", 2]
+    command = ["fit", stories260k, "--scheme", "w2g32", "--allow-skip", "--data", text, "--windows", 2]
     command += ["--context", 32, "--max-drop", "0%", "-o", tmp_path / "out", "--threads", 1]
     assert app.run(list(map(str, command))) == 4
     out = capfd.readouterr().out
