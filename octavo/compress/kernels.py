@@ -113,7 +113,8 @@ def fold(
 
 
 def tensor_scale(blocks: Callable[[], Iterable[Rows]], dtype: str, grid: Scheme, *, search: bool = True) -> float:
-    """The portable scale of a whole tensor, from one pass over its row blocks (two with `search`).
+    """The portable scale of a whole tensor, from one pass over its row blocks (three with `search`: the candidates,
+    then as many again between the best one's neighbours).
 
     Ternary takes BitNet b1.58's mean |w| (arXiv:2402.17764, eq. 3) whether searched or not: its models are trained
     with it. Non-finite weights make the answer meaningless; `fold` counts them.
@@ -134,10 +135,16 @@ def tensor_scale(blocks: Callable[[], Iterable[Rows]], dtype: str, grid: Scheme,
     plain = _portable(start)
     if not search or plain == SCALE_FLOOR:
         return plain
-    tried = (np.float32(start) * factors(codes, max(columns, loops.SPAN + 1))).astype(np.float32)
-    tried[-1] = plain
-    sums = np.concatenate([_explain(block, dtype, tried, codes) for block in blocks()])
-    return _best([math.fsum(column) for column in sums.T], plain)
+    coarse = factors(codes, max(columns, loops.SPAN + 1))
+    step = float(coarse[1] / coarse[0])
+    fine = np.append(np.geomspace(1 / step, step, loops.LANES - 1), 1.0).astype(np.float32)
+    best = plain
+    for centre, around in ((start, coarse), (None, fine)):
+        tried = (np.float32(best if centre is None else centre) * around).astype(np.float32)
+        tried[-1] = best
+        sums = np.concatenate([_explain(block, dtype, tried, codes) for block in blocks()])
+        best = _best([math.fsum(column) for column in sums.T], best)
+    return best
 
 
 def factors(codes: IntegerRange, group: int) -> NDArray[np.float32]:

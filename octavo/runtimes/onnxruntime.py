@@ -152,7 +152,7 @@ class OnnxRuntime:
         from octavo.runtimes.onnx.bind import bind
         from octavo.runtimes.onnx.graph import float_graph
 
-        made = float_graph(model, module())
+        made = float_graph(model, module)
         bind(made, model, manifest.tensors)
         proto = onnx_ir.to_proto(made)
         proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "octavo", ""

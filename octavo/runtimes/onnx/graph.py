@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,32 @@ OPSET = 21  # the first with INT4 tensors; 18 or later is what the exporter writ
 TRACED = 4  # positions while tracing: sizes 0 and 1 would be taken for constants
 
 
-def float_graph(model: CompressedModel, program: Any) -> onnx_ir.Model:
+_MADE: dict[tuple[str, tuple[str, ...]], bytes] = {}  # graphs of this process: weightless, so small
+_MADE_LIMIT = 4
+
+
+def float_graph(model: CompressedModel, program: Callable[[], Any]) -> onnx_ir.Model:
     """The program of `model` as an ONNX IR model; its first inputs are the program's, then one per tensor by name.
 
-    `program`: the decoder module ("huggingface") or the ExportedProgram ("graph"). Raises OctavoError when the
-    exporter fails, with its reason.
+    `program()`: the decoder module ("huggingface") or the ExportedProgram ("graph"). Tracing takes most of an export's
+    time and sees no weight, so schemes of one model share it. Raises OctavoError when the exporter fails, with its
+    reason.
     """
+    import onnx
+    import onnx_ir
+
+    key = model.program.digest, tuple(record.name for record in model.tensors)
+    if key not in _MADE:
+        if len(_MADE) >= _MADE_LIMIT:
+            _MADE.pop(next(iter(_MADE)))
+        made = onnx_ir.to_proto(_float_graph(model, program()))
+        _MADE[key] = made.SerializeToString(deterministic=True)
+    found: onnx_ir.Model = onnx_ir.from_proto(onnx.ModelProto.FromString(_MADE[key]))
+    return found
+
+
+def _float_graph(model: CompressedModel, program: Any) -> onnx_ir.Model:
+    """Trace, translate, make the weights inputs, tidy up."""
     exported = _traced_decoder(model, program) if model.program.kind == "huggingface" else program
     made = _translate(exported)
     graph, names = made.graph, {record.name for record in model.tensors}
