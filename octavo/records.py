@@ -101,6 +101,7 @@ class FitRecord(Record):
     slice_bytes: int | None
     candidates: tuple[dict[str, Any], ...]
     chosen: str | None
+    rule: str
     report: str | None
     gates: tuple[dict[str, Any], ...]
 

@@ -1,6 +1,6 @@
 """Trains the next-word predictor in under a minute on two cores.
 
-    python -m examples.keyboard.train --out build/keyboard [--corpus FILE] [--steps 1700] [--seed 0]
+    python -m examples.keyboard.train --out build/keyboard [--corpus FILE] [--steps 1100] [--seed 0]
 
 Same text, seed, steps, threads and torch: the same bytes. The number of steps is fixed, not the time, for that
 reason. The last tenth of the text, in whole documents, is held out before the vocabulary is counted and never trained
@@ -35,7 +35,7 @@ Report = Callable[[int, int, float], None]
 class Plan:
     """How to train. `often` words are scored at every step, of the others `rarely` drawn afresh (see `loss`)."""
 
-    steps: int = 1700
+    steps: int = 1100
     windows: int = 64
     rate: float = 3e-3
     decay: float = 0.1

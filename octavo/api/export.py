@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo.api.load import load, torch_program
+from octavo.api.run import placed
 from octavo.core.manifest import Manifest
 from octavo.core.model import CompressedModel
 from octavo.core.store import new_path
 from octavo.core.tensor import QuantizedTensor, float_digest
-from octavo.errors import BadInput, OctavoError
+from octavo.errors import BadInput, Missing, OctavoError
 from octavo.records import ExportRecord
+
+if TYPE_CHECKING:
+    from octavo.runtimes.base import Runtime
 
 
 def export(
@@ -42,6 +46,7 @@ def export(
             read_back.close()
         if report.wrong:
             raise _not_carried(model, Path(directory), report.wrong)
+    placement, unopened = _opened(target, path)
     size = sum(file.stat().st_size for file in target.files(path))
     return ExportRecord(
         path=str(path),
@@ -49,12 +54,24 @@ def export(
         bytes=size,
         digest=model.digest,
         weights=report.verdict,
-        placement=(),
+        placement=placement,
         widened=widened(manifest),
-        notes=manifest.notes,
+        notes=(*manifest.notes, *unopened),
         run_line=target.run_line(path),
         bits_per_weight=8 * size / max(model.parameters, 1),
     )
+
+
+def _opened(target: Runtime, path: Path) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:
+    """Open the file in its runtime: which unit runs each operator; or a note that the runtime is not installed."""
+    try:
+        session = target.open(path)
+    except Missing as error:
+        return (), (f"Not opened here, so the placement is unknown: {error}",)
+    try:
+        return placed(session), ()
+    finally:
+        session.close()
 
 
 def _not_carried(model: CompressedModel, directory: Path, wrong: tuple[Any, ...]) -> OctavoError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,19 @@ def fit(
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
     _check_names(schemes, runtimes)
     given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
-    original = None
-    if data is not None:
-        original = open_original(model, Path(data), windows=windows, context=context, seed=seed, **given)
+    options = {"embedding": embedding, "head": head, "allow_skip": allow_skip, "threads": threads, **given}
     rows: list[dict[str, Any]] = []
-    try:
-        with new_path(Path(out), force=force, directory=True) as directory:
-            for number, scheme in enumerate(schemes):
-                progress("fit", number, len(schemes))
-                options = {"embedding": embedding, "head": head, "allow_skip": allow_skip, "threads": threads, **given}
-                rows += _scheme_rows(model, scheme, runtimes, directory, original, budget, granted, options)
-            record = _record(rows, granted, Path(out))
-            (directory / "report.json").write_text(record.to_json(), "utf-8")
-    finally:
-        if original is not None:
-            original.source.close()
+    with ExitStack() as stack:
+        directory = stack.enter_context(new_path(Path(out), force=force, directory=True))
+        original = None
+        if data is not None:
+            original = open_original(model, Path(data), windows=windows, context=context, seed=seed, **given)
+            stack.callback(original.source.close)
+        for number, scheme in enumerate(schemes):
+            progress("fit", number, len(schemes))
+            rows += _scheme_rows(model, scheme, runtimes, directory, original, budget, granted, options)
+        record = _record(rows, granted, budget, Path(out))
+        (directory / "report.json").write_text(record.to_json(), "utf-8")
     return record
 
 
@@ -160,7 +159,7 @@ def _bench(path: Path, original: Original | None, threads: int | None) -> dict[s
     return found.as_dict()
 
 
-def _record(rows: list[dict[str, Any]], granted: int | None, out: Path) -> FitRecord:
+def _record(rows: list[dict[str, Any]], granted: int | None, budget: float | None, out: Path) -> FitRecord:
     """Choose the smallest file that holds every gate; if none does, the gates of the one that came closest."""
     done = [row for row in rows if "export" in row]
     passed = [row for row in done if not row["gates"]]
@@ -177,6 +176,16 @@ def _record(rows: list[dict[str, Any]], granted: int | None, out: Path) -> FitRe
         slice_bytes=granted,
         candidates=tuple(rows),
         chosen=best["export"]["path"] if best else None,
+        rule=_rule(granted, budget),
         report=str(out / "report.json"),
         gates=gates,
     )
+
+
+def _rule(granted: int | None, budget: float | None) -> str:
+    """What `chosen` means in this run, in words: a gate that was not asked for did not choose."""
+    held = ["exact weights"]
+    held += [f"a peak of at most {granted:,} bytes"] if granted is not None else []
+    held += [f"a drop of at most {budget:.3g}"] if budget is not None else []
+    rule = f"the smallest file with {' and '.join(held)}"
+    return rule if budget is not None else f"{rule}; no accuracy budget was given (--data, --max-drop)"

@@ -68,7 +68,7 @@ def _generate(
     else:
         text, count, rates = _token_loop(session, prompt, max_tokens, temperature, seed, on_token)
     elapsed = (time.perf_counter() - start) * 1e3
-    return RunRecord({}, text, _placement(session), elapsed, count, rates)
+    return RunRecord({}, text, placed(session), elapsed, count, rates)
 
 
 def _token_loop(
@@ -121,7 +121,7 @@ def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRec
         with new_path(output, force=force) as temporary, open(temporary, "wb") as file:
             np.savez(file, **outputs)
     described = {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()}
-    return RunRecord(described, None, _placement(session), latency)
+    return RunRecord(described, None, placed(session), latency)
 
 
 def _shapes(session: Any) -> dict[str, tuple[int, ...]]:
@@ -144,5 +144,6 @@ def bind_inputs(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     raise BadInput(f"The data has {', '.join(arrays)}; the model takes {', '.join(names)}.", "Name the arrays so.")
 
 
-def _placement(session: Any) -> tuple[dict[str, str], ...]:
+def placed(session: Any) -> tuple[dict[str, str], ...]:
+    """Which unit runs each operator, as the runtime says."""
     return tuple(asdict(item) for item in session.placement())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.api.load import load, open_source
-from octavo.api.run import bind_inputs
+from octavo.api.run import bind_inputs, placed
 from octavo.core.manifest import EditedManifest, Manifest
 from octavo.core.metrics import Kind
 from octavo.core.source import Source
@@ -19,6 +19,7 @@ from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput
 from octavo.records import VerifyRecord
 
+ASKED = "cpu"  # the one unit so far
 Progress = Callable[[str, int, int], None]
 Report = tuple[Any, Any]  # OutputsReport, AccuracyReport | None
 
@@ -145,6 +146,7 @@ def verify_artifact(
     accuracy: Any = None
     decoded: dict[str, Any] | None = None
     manifest: Manifest | None = None
+    placement: tuple[dict[str, str], ...] = ()
     read_back = target.read_back(artifact)
     try:
         manifest = read_back.manifest
@@ -159,10 +161,12 @@ def verify_artifact(
         session = target.open(artifact, threads=threads)
         try:
             outputs, accuracy = _compare(original, _runner(original, session), progress)
+            placement = placed(session)
         finally:
             session.close()
         if decoded is not None:
             decoded["artifact_over_decoded"] = _arithmetic(accuracy, decoded)
+    fallback = tuple(item for item in placement if item["unit"] != ASKED)
     gates = _gates(weights.verdict, outputs, accuracy, max_drop, min_sqnr)
     return VerifyRecord(
         artifact=str(artifact),
@@ -171,7 +175,7 @@ def verify_artifact(
         outputs=outputs.as_dict() if outputs is not None else None,
         decoded=decoded,
         accuracy=accuracy.as_dict() if accuracy is not None else None,
-        fallback=(),
+        fallback=fallback,
         gates=gates,
         passed=not gates,
         notes=(*weights.notes, *(manifest.notes if manifest is not None else ())),

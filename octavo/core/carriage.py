@@ -61,7 +61,7 @@ def carriage(runtime: str, record: TensorRecord) -> Carriage:
         raise Refused(
             f"{where}: {runtime} holds {record.scheme} as {cell.stored_as}, in rows of a multiple of "
             f"{cell.multiple}, and {columns} is not.",
-            f"For this row it holds {', '.join(fits)} (see --allow-skip).",
+            f"For this row it holds {', '.join(fits)}; another runtime may hold {record.scheme}.",
         )
     return cell
 

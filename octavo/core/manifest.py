@@ -72,7 +72,7 @@ class Manifest:
             digest, seal = body["digest"], body.pop("seal")
             edited = [item.name for item in tensors if manifest.parts["tensors"].get(item.name) != item.digest]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadInput(f"The artifact's manifest is damaged ({type(error).__name__}: {error}).") from error
+            raise EditedManifest(f"The artifact's manifest is damaged ({type(error).__name__}: {error}).") from error
         if edited or digest != manifest.digest or seal != _seal(body):
             what = f"tensor {edited[0]}" if edited else "model digest" if digest != manifest.digest else "seal"
             raise EditedManifest(

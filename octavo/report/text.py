@@ -121,6 +121,7 @@ def fit_summary(record: FitRecord) -> RenderableType:
         table.add_row(*_candidate(item))
     facts = _facts()
     facts.add_row("device", record.device)
+    facts.add_row("chosen is", record.rule)
     if record.slice_bytes is not None:
         facts.add_row("slice", size(record.slice_bytes))
     if record.report:

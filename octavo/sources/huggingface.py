@@ -37,7 +37,13 @@ class HuggingFaceSource:
     tensors: dict[str, TensorSpec]
     assets: dict[str, bytes]
     files: dict[str, SafetensorsFile]
-    state: tuple[State, ...] = ()
+
+    @property
+    def state(self) -> tuple[State, ...]:
+        """The KV cache: keys and values of each layer, [1, key/value heads, positions so far, head size]."""
+        shape = (1, self.spec.kv_heads, -1, self.spec.head_dim)
+        names = [f"past_key_values.{layer}.{part}" for layer in range(self.spec.layers) for part in ("key", "value")]
+        return tuple(State(name, shape, "fp32") for name in names)
 
     def dtype(self, name: str) -> str:
         """The float type a tensor is stored in: fp32, fp16 or bf16."""

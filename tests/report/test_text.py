@@ -74,7 +74,7 @@ def test_fit_has_a_row_per_candidate_and_says_why_one_is_missing():
         "bench": bench | {"peak_memory_bytes": 25_000_000}, "verify": verify,
     }  # fmt: skip
     refused = {"scheme": "ternary", "runtime": "llamacpp", "reason": "rows of 192 are no multiple of 256"}
-    record = FitRecord("host", 2_000_000_000, (done, refused), "w8 · llamacpp", None, ())
+    record = FitRecord("host", 2_000_000_000, (done, refused), "w8 · llamacpp", "the smallest file", None, ())
     lines = shown(text.fit_summary(record)).splitlines()
     row = next(line for line in lines if "w8" in line)
     for part in ("3.4 MB", "8.51", "exact", "0.0123 ± 0.0020", "1.50 / 2.25", "321", "25 MB"):
