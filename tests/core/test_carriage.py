@@ -80,7 +80,7 @@ def test_rows_of_the_wrong_length_are_refused_with_what_fits_them():
         carriage("llamacpp", record("ternary", (64, 160)))
     assert "layers.0.weight [64, 160]" in caught.value.message
     assert "multiple of 256, and 160 is not" in caught.value.message
-    offered = caught.value.remedy.removeprefix("For this row it holds ").split(" (")[0].split(", ")
+    offered = caught.value.remedy.removeprefix("For this row it holds ").split(";")[0].split(", ")
     assert "ternary" not in offered
     assert {"w8g32", "w4g32", "fp16"} <= set(offered)
     for scheme in offered:
