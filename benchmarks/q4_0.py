@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import octavo
-from octavo.api.verify import open_original, verify_artifact
+from octavo.api.original import open_original
+from octavo.api.verify import verify_artifact
 
 KEYS = ("kl", "agreement", "sqnr_db")
 

@@ -75,6 +75,7 @@ class RunRecord(Record):
     latency_ms: float
     tokens: int | None = None
     tokens_per_second: dict[str, float] | None = None
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

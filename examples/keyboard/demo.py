@@ -45,7 +45,7 @@ def fold(folder: Path, scheme: str) -> Path:
     """The trained network -> a compressed model. The embedding is most of the file and takes the same scheme."""
     out = folder / scheme
     api.compress(
-        "module", module="examples.keyboard.model:create", weights=folder / "model.safetensors",
+        module="examples.keyboard.model:create", weights=folder / "model.safetensors",
         scheme=scheme, embedding=scheme, head=scheme, out=out, force=True,
     )  # fmt: skip
     return out

@@ -36,6 +36,8 @@ def export(
     from octavo.verify.weights import check_weights
 
     path, model, target = Path(out), load(directory), find(runtime)
+    if path.suffix != target.suffix:
+        raise BadInput(f"{path}: {runtime} files end in {target.suffix}.", f"Use -o {path.stem}{target.suffix}.")
     manifest = target.carry(model)
     with new_path(path, force=force) as temporary:
         target.lower(model, manifest, temporary, lambda: torch_program(model), progress)
@@ -46,7 +48,7 @@ def export(
             read_back.close()
         if report.wrong:
             raise _not_carried(model, Path(directory), report.wrong)
-    placement, unopened = _opened(target, path)
+        placement, unopened = _opened(target, temporary)
     size = sum(file.stat().st_size for file in target.files(path))
     return ExportRecord(
         path=str(path),

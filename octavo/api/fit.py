@@ -5,33 +5,53 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octavo.api.compress import compress
+from octavo.api.compress import compress, weigh
 from octavo.api.export import export
-from octavo.api.verify import Original, open_original, parse_share, verify_artifact
+from octavo.api.load import load
+from octavo.api.original import Original, open_original
+from octavo.api.verify import Budget, parse_share, verify_artifact
 from octavo.core.store import new_path
 from octavo.errors import BadInput, OctavoError, Refused
-from octavo.records import FitRecord, VerifyRecord, exit_code
+from octavo.records import FitRecord, exit_code
 
 Progress = Callable[[str, int, int], None]
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 PROMPT_TOKENS, DECODE_TOKENS = 64, 32
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every candidate. `granted`: the memory slice in bytes. `options`: of `compress`."""
+
+    model: Any
+    directory: Path
+    out: Path
+    original: Original | None
+    budget: Budget
+    granted: int | None
+    threads: int | None
+    options: dict[str, Any]
+
+
 def fit(
-    model: Any,
+    model: Any = None,
     *,
     out: str | Path,
-    schemes: list[str] | tuple[str, ...] = ("w8", "w4g32"),
-    runtimes: list[str] | tuple[str, ...] = ("llamacpp",),
+    scheme: str | Sequence[str] = ("w8", "w4g32"),
+    runtime: str | Sequence[str] = ("llamacpp",),
     device: str = "host",
     slice: int | str | None = None,
     data: str | Path | None = None,
+    x: str = "x",
+    y: str = "y",
     max_drop: float | str | None = None,
+    confidence: float | str | None = None,
     windows: int = 16,
     context: int = 256,
     embedding: str | None = None,
@@ -46,33 +66,41 @@ def fit(
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> FitRecord:
-    """Try each of `schemes` on each of `runtimes`; write the artifacts and `report.json` to the directory `out`.
+    """Try each `scheme` on each `runtime`; write the artifacts and `report.json` to the directory `out`.
 
-    Chosen is the smallest file whose weights are exact, whose measured peak memory is within `slice`, and whose paired
-    accuracy drop is within `max_drop` (with `data`). Raises BadInput; a candidate that a runtime refuses is a row with
-    the reason.
+    A scheme whose weights alone exceed `slice` is out before anything is folded. Chosen is the smallest file whose
+    weights are exact, whose measured peak memory is within `slice`, and whose paired accuracy drop is within `max_drop`
+    (with `data`). Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
     if device != "host":
         raise BadInput(f"Device '{device}': only 'host' is measured so far.", "Use --device host.")
-    granted, budget = parse_size(slice), parse_share(max_drop)
-    if budget is not None and data is None:
+    budget = Budget(parse_share(max_drop), parse_share(confidence))
+    if budget.max_drop is not None and data is None:
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
+    schemes, runtimes = _listed(scheme), _listed(runtime)
     _check_names(schemes, runtimes)
     given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
-    options = {"embedding": embedding, "head": head, "allow_skip": allow_skip, "threads": threads, **given}
+    options = {"embedding": embedding, "head": head, "allow_skip": allow_skip, **given}
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         directory = stack.enter_context(new_path(Path(out), force=force, directory=True))
         original = None
         if data is not None:
-            original = open_original(model, Path(data), windows=windows, context=context, seed=seed, **given)
+            original = open_original(
+                model, Path(data), windows=windows, context=context, seed=seed, x=x, y=y, **given
+            )  # fmt: skip
             stack.callback(original.source.close)
-        for number, scheme in enumerate(schemes):
+        job = Job(model, directory, Path(out), original, budget, parse_size(slice), threads, options)
+        for number, name in enumerate(schemes):
             progress("fit", number, len(schemes))
-            rows += _scheme_rows(model, scheme, runtimes, directory, original, budget, granted, options)
-        record = _record(rows, granted, budget, Path(out))
+            rows += _scheme_rows(job, name, runtimes)
+        record = _record(job, rows)
         (directory / "report.json").write_text(record.to_json(), "utf-8")
     return record
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _check_names(schemes: Sequence[str], runtimes: Sequence[str]) -> None:
@@ -96,96 +124,109 @@ def parse_size(value: int | str | None) -> int | None:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def _scheme_rows(
-    model: Any, scheme: str, runtimes: Any, directory: Path, original: Original | None, budget: float | None,
-    granted: int | None, options: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Fold once, then one row per runtime."""
-    folded = directory / f"{scheme}.octavo"
+def _scheme_rows(job: Job, scheme: str, runtimes: Sequence[str]) -> list[dict[str, Any]]:
+    """Weigh, fold once, then one row per runtime."""
+    folded = job.directory / f"{scheme}.octavo"
     try:
-        record = compress(model, scheme=scheme, out=folded, **options)
+        if job.granted is not None and (size := weigh(job.model, scheme, **job.options)) > job.granted:
+            gate = _slice_gate(f"the weights of {scheme} alone take {size:,} bytes", job.granted)
+            return [{"scheme": scheme, "runtime": name, "reason": gate["reason"], "gates": [gate]} for name in runtimes]
+        record = compress(job.model, scheme=scheme, out=folded, threads=job.threads, **job.options)
     except Refused as error:
         return [{"scheme": scheme, "runtime": name, "reason": str(error)} for name in runtimes]
     summary = {key: value for key, value in record.to_dict().items() if key not in ("tensors", "path")}
-    return [
-        {"scheme": scheme, "runtime": name, "compress": summary}
-        | _runtime_row(folded, scheme, name, directory, original, budget, granted, options["threads"])
-        for name in runtimes
-    ]
+    common = {"scheme": scheme, "compress": summary}
+    return [common | {"runtime": name} | _runtime_row(job, folded, scheme, name) for name in runtimes]
 
 
-def _runtime_row(
-    folded: Path, scheme: str, name: str, directory: Path, original: Original | None, budget: float | None,
-    granted: int | None, threads: int | None,
-) -> dict[str, Any]:  # fmt: skip
+def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, Any]:
     """Export, verify and measure one artifact; what fails is a reason, not an end."""
     from octavo.runtimes.base import runtime
 
-    path = directory / f"{scheme}{runtime(name).suffix}"
+    path = job.directory / f"{scheme}{runtime(name).suffix}"
     try:
         exported = export(folded, runtime=name, out=path)
-        verified = verify_artifact(path, original, compressed=folded, max_drop=budget, threads=threads)
-        bench = _bench(path, original, threads)
+        verified = verify_artifact(path, job.original, compressed=folded, budget=job.budget, threads=job.threads)
+        bench = _bench(job, folded, path)
     except Refused as error:
         return {"reason": str(error)}
     except OctavoError as error:
         return {"reason": str(error), "failed": True}
     gates = list(verified.gates)
     peak = bench["peak_memory_bytes"]
-    if granted is not None and peak > granted:
-        reason = f"{scheme} on {name} needs {peak:,} bytes (measured peak), the slice is {granted:,}"
-        gates.append({"gate": "slice", "code": 3, "reason": reason})
-    fields = exported.to_dict() | {"path": path.name, "run_line": exported.run_line.replace(str(directory), "DIR")}
-    return {"export": fields, "verify": _plain(verified, path), "bench": bench, "gates": gates}
+    if job.granted is not None and peak > job.granted:
+        gates.append(_slice_gate(f"{scheme} on {name} needs {peak:,} bytes (measured peak)", job.granted))
+    run_line = exported.run_line.replace(str(job.directory), str(job.out))
+    return {
+        "export": exported.to_dict() | {"path": path.name, "run_line": run_line},
+        "verify": verified.to_dict() | {"artifact": path.name},
+        "bench": bench,
+        "gates": gates,
+    }
 
 
-def _plain(verified: VerifyRecord, path: Path) -> dict[str, Any]:
-    return verified.to_dict() | {"artifact": path.name}
+def _slice_gate(what: str, granted: int) -> dict[str, Any]:
+    return {"gate": "slice", "code": 3, "reason": f"{what}, the slice is {granted:,}"}
 
 
-def _bench(path: Path, original: Original | None, threads: int | None) -> dict[str, Any]:
-    """Latency and peak memory in a fresh process, on the data's own inputs where there are some."""
+def _bench(job: Job, folded: Path, path: Path) -> dict[str, Any]:
+    """Latency and peak memory in a fresh process, on the data's own inputs or on made-up ones."""
     from octavo.bench.fresh import measure_fresh
 
     opener = "octavo.runtimes.base:open_artifact"
-    if original is not None and not original.is_language:
-        inputs = next(iter(original.data.batches(original.batch))).inputs
-        return measure_fresh(opener, path, inputs, threads=threads, repeat=200).as_dict()
+    original = job.original
+    if load(folded).program.kind == "graph":
+        inputs = next(iter(original.data.batches(original.batch))).inputs if original else _blank(path)
+        return measure_fresh(opener, path, inputs, threads=job.threads, repeat=200).as_dict()
+    ids = np.arange(PROMPT_TOKENS, dtype=np.int64)[None] % 100
     if original is not None:
         ids = np.concatenate([window.ids for window in original.data.windows])[None, :PROMPT_TOKENS]
-    else:
-        ids = np.arange(PROMPT_TOKENS, dtype=np.int64)[None] % 100
-    found = measure_fresh(opener, path, {"ids": ids}, threads=threads, repeat=3, decode=DECODE_TOKENS)
+    found = measure_fresh(opener, path, {"ids": ids}, threads=job.threads, repeat=3, decode=DECODE_TOKENS)
     return found.as_dict()
 
 
-def _record(rows: list[dict[str, Any]], granted: int | None, budget: float | None, out: Path) -> FitRecord:
+def _blank(path: Path) -> dict[str, Any]:
+    """Zeros for every input of a network, one where a length is free."""
+    from octavo.runtimes.base import open_artifact
+
+    session: Any = open_artifact(path)
+    try:
+        types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+        return {
+            name: np.zeros([n if isinstance(n, int) else 1 for n in shape], types.get(kind, np.float32))
+            for name, (shape, kind) in session.inputs.items()
+        }
+    finally:
+        session.close()
+
+
+def _record(job: Job, rows: list[dict[str, Any]]) -> FitRecord:
     """Choose the smallest file that holds every gate; if none does, the gates of the one that came closest."""
-    done = [row for row in rows if "export" in row]
-    passed = [row for row in done if not row["gates"]]
-    best = min(passed, key=lambda row: row["export"]["bytes"], default=None)
-    gates: tuple[dict[str, Any], ...] = ()
-    if best is None and done:
-        closest = min(done, key=lambda row: (len(row["gates"]), exit_code(tuple(row["gates"]))))
-        gates = tuple(closest["gates"])
-    if not done:
+    judged = [row for row in rows if "gates" in row]
+    if not judged:
         reasons = "; ".join(sorted({row["reason"] for row in rows}))
         raise Refused(f"No candidate could be built: {reasons}")
+    passed = [row for row in judged if not row["gates"]]
+    best = min(passed, key=lambda row: row["export"]["bytes"], default=None)
+    gates: tuple[dict[str, Any], ...] = ()
+    if best is None:
+        closest = min(judged, key=lambda row: (len(row["gates"]), exit_code(tuple(row["gates"]))))
+        gates = tuple(closest["gates"])
     return FitRecord(
         device="host",
-        slice_bytes=granted,
+        slice_bytes=job.granted,
         candidates=tuple(rows),
         chosen=best["export"]["path"] if best else None,
-        rule=_rule(granted, budget),
-        report=str(out / "report.json"),
+        rule=_rule(job),
+        report=str(job.out / "report.json"),
         gates=gates,
     )
 
 
-def _rule(granted: int | None, budget: float | None) -> str:
+def _rule(job: Job) -> str:
     """What `chosen` means in this run, in words: a gate that was not asked for did not choose."""
     held = ["exact weights"]
-    held += [f"a peak of at most {granted:,} bytes"] if granted is not None else []
-    held += [f"a drop of at most {budget:.3g}"] if budget is not None else []
+    held += [f"a peak of at most {job.granted:,} bytes"] if job.granted is not None else []
+    held += [f"a drop of at most {job.budget.max_drop:.3g}"] if job.budget.max_drop is not None else []
     rule = f"the smallest file with {' and '.join(held)}"
-    return rule if budget is not None else f"{rule}; no accuracy budget was given (--data, --max-drop)"
+    return rule if job.budget.max_drop is not None else f"{rule}; no accuracy budget was given (--data, --max-drop)"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,7 @@ def load(directory: str | Path) -> CompressedModel:
 
 
 def open_source(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | None,
     *,
     module: str | None = None,
     weights: str | Path | None = None,
@@ -42,7 +45,13 @@ def open_source(
     Raises BadInput with what was found and what can be given instead; Missing when torch is needed and absent.
     """
     if module is not None:
-        return _from_factory(module, Path(weights) if weights else None)
+        if model is not None:
+            raise BadInput(f"Both a model ({model}) and --module {module} were given.", "Give one of them.")
+        return _from_factory(module, Path(weights) if weights else None, trust)
+    if weights is not None:
+        raise BadInput(f"--weights {weights} without --module.", "Weights need a program: --module pkg.file:factory.")
+    if model is None:
+        raise BadInput("No model given.", "Give a Hugging Face directory, or --module pkg.file:factory.")
     if not isinstance(model, str | Path):
         if example_inputs is None:
             raise BadInput("A torch module needs example_inputs, from which its graph is traced.")
@@ -95,15 +104,30 @@ def _captured(module: Any, example_inputs: tuple[Any, ...]) -> Source:
     return open_module(module, example_inputs)
 
 
-def _from_factory(target: str, weights: Path | None) -> Source:
+def _from_factory(target: str, weights: Path | None, trust: bool) -> Source:
     """Import pkg.file, call the factory, load the weights: the file is run, which --module asks for."""
     require_torch()
     from octavo.sources.graph import load_weights
 
     module, example_inputs = call_factory(target)
     if weights is not None:
-        load_weights(module, weights)
+        with _as_safetensors(weights, trust) as path:
+            load_weights(module, path)
     return _captured(module, example_inputs)
+
+
+@contextmanager
+def _as_safetensors(weights: Path, trust: bool) -> Iterator[Path]:
+    """The weights themselves, or what a trusted .pt or .pth was converted to in a worker."""
+    if weights.suffix not in (".pt", ".pth"):
+        yield weights
+        return
+    _check_trust(weights, trust)
+    from octavo.workers.local import Worker
+
+    with Worker() as worker, tempfile.TemporaryDirectory(prefix="octavo-") as directory:
+        params = {"path": str(weights.resolve()), "directory": directory, "trust": True}
+        yield Path(worker.call("octavo.sources.trusted:convert", params, timeout=600).result["weights"])
 
 
 def call_factory(target: str) -> tuple[Any, tuple[Any, ...]]:
@@ -133,13 +157,17 @@ def call_factory(target: str) -> tuple[Any, tuple[Any, ...]]:
     return made
 
 
-def _from_pickle(path: Path, trust: bool) -> Source:
+def _check_trust(path: Path, trust: bool) -> None:
     if not trust:
         raise BadInput(
             f"{path}: a {path.suffix} file can run code when it is opened.",
             "If you trust it, add --trust: it is then opened in a process of its own. Safer: save safetensors and use "
             "--module pkg.file:factory --weights W.safetensors.",
         )
+
+
+def _from_pickle(path: Path, trust: bool) -> Source:
+    _check_trust(path, trust)
     require_torch()
     from octavo.sources.graph import open_trusted
     from octavo.workers.local import Worker

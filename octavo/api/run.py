@@ -37,6 +37,8 @@ def run(
 
     if sum(given is not None for given in (prompt, ids, input)) != 1:
         raise BadInput("Nothing to run on, or too much.", "Give one of -p PROMPT, --ids and --input X.npz.")
+    if output is not None and input is None:
+        raise BadInput("--output takes the arrays that --input leads to.", "Redirect text with the shell.")
     if max_tokens < 1:
         raise BadInput(f"{max_tokens} tokens to generate.", "Ask for 1 or more.")
     session: Any = runtime_of(Path(artifact)).open(Path(artifact), threads=threads)
@@ -63,18 +65,19 @@ def _generate(
     start = time.perf_counter()
     if hasattr(session, "generate"):
         made = session.generate(prompt, max_tokens, temperature, seed, on_token)
-        text, count = made.text, made.n
+        text, count, written = made.text, made.n, made.ids
         rates = {"prefill": made.prefill_tokens_per_second, "decode": made.decode_tokens_per_second}
     else:
-        text, count, rates = _token_loop(session, prompt, max_tokens, temperature, seed, on_token)
+        text, written, rates = _token_loop(session, prompt, max_tokens, temperature, seed, on_token)
+        count = len(written)
     elapsed = (time.perf_counter() - start) * 1e3
-    return RunRecord({}, text, placed(session), elapsed, count, rates)
+    return RunRecord({}, text, placed(session), elapsed, count, rates, written)
 
 
 def _token_loop(
     session: Any, prompt: str | list[int], max_tokens: int, temperature: float, seed: int, on_token: Any
-) -> tuple[str, int, dict[str, float]]:
-    """Text, number of tokens, and rates in tokens per second; text streams as whole characters come."""
+) -> tuple[str, tuple[int, ...], dict[str, float]]:
+    """Text, the ids written, and rates in tokens per second; text streams as whole characters come."""
     from octavo.runtimes.generate import Sampling, generate
     from octavo.sources.tokenizer import tokenizer_of
 
@@ -107,7 +110,7 @@ def _token_loop(
         context=extra.get("context"), on_token=on_id,
     )  # fmt: skip
     rates = {"prefill": len(ids) / (times[1] - times[0]), "decode": (len(made) - 1) / max(times[-1] - times[1], 1e-9)}
-    return text_so_far(), len(made), rates
+    return text_so_far(), tuple(made), rates
 
 
 def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRecord:

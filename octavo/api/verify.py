@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.api.load import load, open_source
+from octavo.api.original import Original, open_original
 from octavo.api.run import bind_inputs, placed
 from octavo.core.manifest import EditedManifest, Manifest
-from octavo.core.metrics import Kind
+from octavo.core.metrics import Kind, sqnr_db
+from octavo.core.safetensors import widen
+from octavo.core.scheme import SCHEMES
 from octavo.core.source import Source
+from octavo.core.store import FLOAT_DTYPE
 from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput
 from octavo.records import VerifyRecord
@@ -25,17 +30,17 @@ Report = tuple[Any, Any]  # OutputsReport, AccuracyReport | None
 
 
 @dataclass(frozen=True)
-class Original:
-    """The float original, opened once and run for as many artifacts as are compared with it."""
+class Budget:
+    """What the user will give up: accuracy (a share; with `confidence` its interval's upper end), output SQNR in dB."""
 
-    source: Source
-    run: Callable[[Any], Any]
-    data: Any  # verify.data.Text or Labelled
-    batch: int = 1  # samples per run, which a captured graph fixes
+    max_drop: float | None = None
+    confidence: float | None = None
+    min_sqnr: float | None = None
 
     @property
-    def is_language(self) -> bool:
-        return self.source.program.kind == "huggingface"
+    def level(self) -> float:
+        """The confidence level of every interval."""
+        return self.confidence if self.confidence is not None else 0.95
 
 
 def verify(
@@ -44,7 +49,10 @@ def verify(
     against: str | Path | None = None,
     compressed: str | Path | None = None,
     data: str | Path | None = None,
+    x: str = "x",
+    y: str = "y",
     max_drop: float | str | None = None,
+    confidence: float | str | None = None,
     min_sqnr: float | None = None,
     windows: int = 16,
     context: int = 256,
@@ -56,130 +64,100 @@ def verify(
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> VerifyRecord:
-    """Decode the weights with the vendor's reader and compare digests; with `against` and `data`, run both and compare
-    outputs and accuracy, paired.
+    """Decode the weights with the vendor's reader and compare digests; with `against`, compare the decoded weights with
+    the original's; with `data` too, run both and compare outputs and accuracy, paired.
 
+    `max_drop` gates on the paired estimate, with `confidence` on the upper end of its interval.
     Raises BadInput for files that cannot be read. Gates that do not hold are in the record, with their exit codes.
     """
-    drop = parse_share(max_drop)
-    original = None
-    if data is not None:
-        if against is None and module is None:
-            raise BadInput("--data needs --against: outputs and accuracy are compared with the float original.")
-        original = open_original(
-            against if against is not None else "module", Path(data), windows=windows, context=context, module=module,
-            weights=weights, trust=trust, example_inputs=example_inputs, seed=seed,
-        )  # fmt: skip
-    try:
+    budget = Budget(parse_share(max_drop), parse_share(confidence), min_sqnr)
+    given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
+    named = against is not None or module is not None
+    if data is not None and not named:
+        raise BadInput("--data needs --against: outputs and accuracy are compared with the float original.")
+    if data is None and (budget.max_drop is not None or budget.min_sqnr is not None):
+        raise BadInput("--max-drop and --min-sqnr need --against and --data to compare outputs.")
+    with ExitStack() as stack:
+        original, source = None, None
+        if data is not None:
+            original = open_original(
+                against, Path(data), windows=windows, context=context, seed=seed, x=x, y=y, **given
+            )  # fmt: skip
+            stack.callback(original.source.close)
+        elif named:
+            source = open_source(against, **given)
+            stack.callback(source.close)
         return verify_artifact(
-            Path(artifact), original, compressed=compressed, max_drop=drop, min_sqnr=min_sqnr, threads=threads,
+            Path(artifact), original, source=source, compressed=compressed, budget=budget, threads=threads,
             progress=progress,
         )  # fmt: skip
-    finally:
-        if original is not None:
-            original.source.close()
-
-
-def open_original(
-    model: Any,
-    data: Path,
-    *,
-    windows: int,
-    context: int,
-    module: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    example_inputs: tuple[Any, ...] | None = None,
-    seed: int = 0,
-) -> Original:
-    """Open the float original and the data it is compared on. Raises BadInput, Missing."""
-    from octavo.sources.reference import GraphReference, LanguageReference, Remembered
-    from octavo.sources.tokenizer import tokenizer_of
-    from octavo.verify.data import read_text
-
-    source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs)
-    if source.program.kind == "graph":
-        arrays = {name: source.rows(name) for name in source.tensors}
-        samples, batch = _samples(source, data)
-        return Original(source, Remembered(GraphReference(source.program, arrays)), samples, batch)
-    tokenizer = tokenizer_of(source.assets)
-    text = read_text(
-        data, tokenizer.encode, length=context, bos=tokenizer.bos, limit=windows, seed=seed, offsets=tokenizer.offsets
-    )
-    tensors = ((name, source.floats(name)) for name in source.tensors)  # type: ignore[attr-defined]
-    return Original(source, Remembered(LanguageReference(source.program, tensors)), text)
-
-
-def _samples(source: Source, path: Path) -> tuple[Any, int]:
-    """The arrays of an .npz under the graph's input names and in their order, and how many samples it takes at once."""
-    from octavo.sources.torch import inputs_of
-    from octavo.verify.data import read_arrays
-
-    shapes = inputs_of(source.program)
-    data = read_arrays(path, shapes)
-    batch = max(1, *(shape[0] for shape in shapes.values()))
-    if len(data) % batch:
-        raise BadInput(
-            f"{path}: {len(data)} samples, and the model was captured for {batch} at a time.",
-            f"Give a multiple of {batch}, or example inputs of one sample.",
-        )
-    return data, batch
 
 
 def verify_artifact(
     artifact: Path,
     original: Original | None,
     *,
+    source: Source | None = None,
     compressed: str | Path | None = None,
-    max_drop: float | None = None,
-    min_sqnr: float | None = None,
+    budget: Budget = Budget(),
     threads: int | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> VerifyRecord:
-    """`verify` for an original that is open already."""
+    """`verify` for an original that is open already (or a `source` whose weights alone are compared)."""
     from octavo.runtimes.base import runtime_of
     from octavo.verify.weights import check_weights, edited_manifest
 
     target = runtime_of(artifact)
     model = load(compressed) if compressed is not None else None
-    outputs: Any = None
-    accuracy: Any = None
+    found: dict[str, Any] = {"outputs": None, "accuracy": None, "fallback": ()}
     decoded: dict[str, Any] | None = None
-    manifest: Manifest | None = None
-    placement: tuple[dict[str, str], ...] = ()
-    read_back = target.read_back(artifact)
+    notes: list[str] = []
+    read_back: Any = target.read_back(artifact)
     try:
         manifest = read_back.manifest
         weights = check_weights(read_back, manifest, model, carry=target.carry, progress=progress)
-        if original is not None and manifest is not None and weights.verdict == "exact":
-            decoded = _decoded(original, manifest, read_back)
+        notes += [*weights.notes, *(manifest.notes if manifest is not None else ())]
+        if manifest is not None and weights.verdict == "exact":
+            decoded = _decoded(original, source, manifest, read_back, budget)
     except EditedManifest as error:
         weights = edited_manifest(error)
+        notes += ["Not run: what the file computes cannot be relied on."] if original is not None else []
+        original = None
     finally:
         read_back.close()
     if original is not None:
-        session = target.open(artifact, threads=threads)
-        try:
-            outputs, accuracy = _compare(original, _runner(original, session), progress)
-            placement = placed(session)
-        finally:
-            session.close()
+        found = _run(original, target, artifact, threads, budget, progress)
         if decoded is not None:
-            decoded["artifact_over_decoded"] = _arithmetic(accuracy, decoded)
-    fallback = tuple(item for item in placement if item["unit"] != ASKED)
-    gates = _gates(weights.verdict, outputs, accuracy, max_drop, min_sqnr)
+            decoded["artifact_over_decoded"] = _arithmetic(found["accuracy"], decoded)
+    gates = _gates(weights.verdict, found["outputs"], found["accuracy"], budget)
     return VerifyRecord(
         artifact=str(artifact),
         digest=weights.digest or None,
         weights=weights.verdict,
-        outputs=outputs.as_dict() if outputs is not None else None,
+        outputs=found["outputs"] and found["outputs"].as_dict() | found["from"],
         decoded=decoded,
-        accuracy=accuracy.as_dict() if accuracy is not None else None,
-        fallback=fallback,
+        accuracy=found["accuracy"] and found["accuracy"].as_dict(),
+        fallback=found["fallback"],
         gates=gates,
         passed=not gates,
-        notes=(*weights.notes, *(manifest.notes if manifest is not None else ())),
+        notes=tuple(notes),
     )
+
+
+def _run(
+    original: Original, target: Any, artifact: Path, threads: int | None, budget: Budget, progress: Progress
+) -> dict[str, Any]:
+    """Outputs and accuracy of the artifact in its own runtime, and the operators that ran elsewhere than asked."""
+    session = target.open(artifact, threads=threads)
+    try:
+        outputs, accuracy = _compare(original, _runner(original, session), budget, progress)
+        fallback = tuple(item for item in placed(session) if item["unit"] != ASKED)
+    finally:
+        session.close()
+    origin: dict[str, Any] = {"from": getattr(session, "logits_from", target.name)}
+    if "probabilities" in origin["from"]:  # shifted by a constant per position: only KL and agreement compare
+        origin |= {"sqnr_db": None, "cosine": None}
+    return {"outputs": outputs, "accuracy": accuracy, "fallback": fallback, "from": origin}
 
 
 def _runner(original: Original, session: Any) -> Callable[[Any], Any]:
@@ -194,30 +172,50 @@ def _in_order(outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {f"output_{index}": value for index, value in enumerate(outputs.values())}
 
 
-def _compare(original: Original, candidate: Callable[[Any], Any], progress: Progress) -> Report:
+def _compare(original: Original, candidate: Callable[[Any], Any], budget: Budget, progress: Progress) -> Report:
     from octavo.verify.accuracy import compare_both
     from octavo.verify.language import compare_text
 
     if original.is_language:
-        return compare_text(original.run, candidate, original.data, progress=progress)
+        return compare_text(original.run, candidate, original.data, confidence=budget.level, progress=progress)
     kind: Kind = "values" if original.data.labels is None else "logits"  # KL and agreement are of class scores
-    return compare_both(original.run, candidate, original.data, kind=kind, batch=original.batch)
+    return compare_both(
+        original.run, candidate, original.data, kind=kind, batch=original.batch, confidence=budget.level
+    )
 
 
-def _decoded(original: Original, manifest: Manifest, read_back: Any) -> dict[str, Any]:
-    """The file's weights, decoded and run in torch: what the codes cost, without the runtime's arithmetic."""
+def _decoded(
+    original: Original | None, source: Source | None, manifest: Manifest, read_back: Any, budget: Budget
+) -> dict[str, Any] | None:
+    """The file's weights, decoded: their SQNR to the original's, and run in torch what the codes cost, without the
+    runtime's arithmetic."""
     from octavo.sources.reference import GraphReference, LanguageReference
 
     def values(item: Any) -> NDArray[np.float32]:
         tensor = read_back.tensor(item)
         return tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor
 
+    if original is None:
+        return None if source is None else _weights_sqnr(source, manifest, values)
     tensors = ((item.name, values(item)) for item in manifest.tensors)
     program = original.source.program
     run: Any = LanguageReference(program, tensors) if original.is_language else GraphReference(program, dict(tensors))
-    outputs, accuracy = _compare(original, run, lambda what, done, total: None)
+    outputs, accuracy = _compare(original, run, budget, lambda what, done, total: None)
     found: dict[str, Any] = outputs.as_dict()
     return found | {"accuracy": accuracy.as_dict() if accuracy is not None else None}
+
+
+def _weights_sqnr(source: Source, manifest: Manifest, values: Callable[[Any], NDArray[np.float32]]) -> dict[str, Any]:
+    """SQNR in dB of every quantised tensor to the original's; the artifact is not run."""
+    found: dict[str, float] = {}
+    for item in manifest.tensors:
+        if item.name not in source.tensors or tuple(source.tensors[item.name].shape) != item.shape:
+            raise BadInput(f"{item.name} {list(item.shape)} is no tensor of the model given.", "Give its own original.")
+        if not SCHEMES.get(item.scheme, SCHEMES["fp32"]).is_float:
+            original = widen(source.rows(item.name), FLOAT_DTYPE[source.dtype(item.name)])
+            found[item.name] = sqnr_db(original, values(item))
+    lowest = min(found, key=lambda name: found[name], default=None)
+    return {"weights_sqnr_db": found, "lowest": lowest}
 
 
 def _arithmetic(accuracy: Any, decoded: dict[str, Any]) -> float | None:
@@ -228,28 +226,32 @@ def _arithmetic(accuracy: Any, decoded: dict[str, Any]) -> float | None:
     return float(accuracy.artifact.value / inner["artifact"] - 1)
 
 
-def _gates(
-    verdict: Any, outputs: Any, accuracy: Any, max_drop: float | None, min_sqnr: float | None
-) -> tuple[dict[str, Any], ...]:
-    """The gates that do not hold."""
+def _gates(verdict: Any, outputs: Any, accuracy: Any, budget: Budget) -> tuple[dict[str, Any], ...]:
+    """The gates that do not hold; one whose figure could not be measured does not hold."""
     failed: list[dict[str, Any]] = []
     if verdict != "exact":
         names = "" if verdict == "unknown" else ", ".join(item["name"] for item in verdict["wrong"][:5])
         reason = "weights unknown: no manifest; give --compressed DIR" if not names else f"weights not exact: {names}"
         failed.append({"gate": "weights", "code": 6, "reason": reason})
-    if min_sqnr is not None:
-        if outputs is None:
-            raise BadInput("--min-sqnr needs --against and --data to compare outputs.")
-        if not outputs.within(min_sqnr):
-            reason = f"outputs at {outputs.sqnr_db.value:.2f} dB, the bound is {min_sqnr:g} dB"
-            failed.append({"gate": "min_sqnr", "code": 6, "reason": reason})
-    if max_drop is not None:
-        if accuracy is None:
-            raise BadInput("--max-drop needs labelled --data (or a text) and --against.")
-        if not accuracy.within(max_drop):
-            reason = f"{accuracy.metric} worse by {accuracy.drop.value:.2%}, the budget is {max_drop:.2%}"
-            failed.append({"gate": "max_drop", "code": 4, "reason": reason})
+    if budget.min_sqnr is not None and not (outputs and outputs.within(budget.min_sqnr)):
+        value = f"at {outputs.sqnr_db.value:.2f} dB" if outputs else "not measured"
+        reason = f"outputs {value}, the bound is {budget.min_sqnr:g} dB"
+        failed.append({"gate": "min_sqnr", "code": 6, "reason": reason})
+    if budget.max_drop is not None:
+        if outputs and accuracy is None:
+            raise BadInput("--max-drop needs labels in --data (or a text).", "Name them with --y.")
+        if not (accuracy and accuracy.within(budget.max_drop, budget.confidence is not None)):
+            failed.append({"gate": "max_drop", "code": 4, "reason": _drop_reason(accuracy, budget)})
     return tuple(failed)
+
+
+def _drop_reason(accuracy: Any, budget: Budget) -> str:
+    if accuracy is None:
+        return f"accuracy not measured, the budget is {budget.max_drop:.2%}"
+    at_most = accuracy.drop.high if budget.confidence is not None else accuracy.drop.value
+    shown = "by an unknown share" if at_most is None else f"by {at_most:.2%}"
+    bound = f" ({budget.confidence:.0%} bound)" if budget.confidence is not None else ""
+    return f"{accuracy.metric} worse {shown}{bound}, the budget is {budget.max_drop:.2%}"
 
 
 def parse_share(value: float | str | None) -> float | None:

@@ -12,11 +12,13 @@ from octavo.records import ModelRecord
 
 
 def compress(
-    model: options.Model,
     out: options.Out,
     scheme: Annotated[str, typer.Option("--scheme", help="The grid: w8, w4g32, ternary, q4_0, …")],
+    model: options.Model = None,
     solver: Annotated[str, typer.Option("--solver", help="How codes are chosen: rtn.")] = "rtn",
-    scale: Annotated[str, typer.Option("--scale", help="Scale of a group: search (least error) or absmax.")] = "search",
+    scale: Annotated[
+        str, typer.Option("--scale", help="search (least squared error), or absmax (from the largest weight).")
+    ] = "search",
     embedding: options.Embedding = None,
     head: options.Head = None,
     allow_skip: options.AllowSkip = False,

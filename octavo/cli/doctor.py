@@ -6,7 +6,7 @@ from octavo.cli import options, show
 from octavo.records import DoctorRecord
 
 
-def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
+def doctor(json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     from octavo import api
 
     record = api.doctor()

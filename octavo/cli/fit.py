@@ -11,14 +11,17 @@ from octavo.records import FitRecord, exit_code
 
 
 def fit(
-    model: options.Model,
     out: options.Out,
+    model: options.Model = None,
     scheme: Annotated[list[str], typer.Option("--scheme", help="A grid to try; may be repeated.")] = ["w8", "w4g32"],  # noqa: B006
     runtime: Annotated[list[str], typer.Option("--runtime", help="A runtime to try; may be repeated.")] = ["llamacpp"],  # noqa: B006
     device: Annotated[str, typer.Option("--device", help="The device to fit: host.")] = "host",
     slice: Annotated[str | None, typer.Option("--slice", help="Memory granted to the model, e.g. 2GB.")] = None,
     data: options.Data = None,
+    x: options.X = "x",
+    y: options.Y = "y",
     max_drop: options.MaxDrop = None,
+    confidence: options.Confidence = None,
     windows: options.Windows = 16,
     context: options.Context = 256,
     embedding: options.Embedding = None,
@@ -38,8 +41,9 @@ def fit(
 
     with show.progress(quiet) as report:
         record = api.fit(
-            model, out=out, schemes=scheme, runtimes=runtime, device=device, slice=slice, data=data,
-            max_drop=max_drop, windows=windows, context=context, embedding=embedding, head=head,
+            model, out=out, scheme=scheme, runtime=runtime, device=device, slice=slice, data=data,
+            x=x, y=y, max_drop=max_drop, confidence=confidence,
+            windows=windows, context=context, embedding=embedding, head=head,
             allow_skip=allow_skip, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
             force=force, progress=report,
         )  # fmt: skip

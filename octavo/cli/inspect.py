@@ -14,6 +14,7 @@ from octavo.records import ModelRecord
 def inspect(
     path: Annotated[Path, typer.Argument(help="A model, a compressed model or an artifact.")],
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     from octavo import api

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="A Hugging Face directory, or `module` together with --module.")]
+Model = Annotated[str | None, typer.Argument(help="A Hugging Face directory; or leave it out and give --module.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -25,6 +25,11 @@ Embedding = Annotated[str | None, typer.Option("--embedding", help="Scheme of th
 Head = Annotated[str | None, typer.Option("--head", help="Scheme of the output head (default w8).")]
 AllowSkip = Annotated[bool, typer.Option("--allow-skip", help="Leave what a scheme cannot hold in float; record it.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Text (.txt) or labelled arrays (.npz with x and y).")]
+X = Annotated[str, typer.Option("--x", help="Name of the input array in an .npz.")]
+Y = Annotated[str, typer.Option("--y", help="Name of the labels in an .npz.")]
+Confidence = Annotated[
+    str | None, typer.Option("--confidence", help="Gate on this bound of the interval, e.g. 95% (else the estimate).")
+]
 MaxDrop = Annotated[
     str | None, typer.Option("--max-drop", help="Accuracy that may be lost, e.g. 1% (else exit code 4).")
 ]

@@ -17,7 +17,10 @@ def verify(
     against: Annotated[Path | None, typer.Option("--against", help="The float original.")] = None,
     compressed: Annotated[Path | None, typer.Option("--compressed", help="The compressed model it came from.")] = None,
     data: options.Data = None,
+    x: options.X = "x",
+    y: options.Y = "y",
     max_drop: options.MaxDrop = None,
+    confidence: options.Confidence = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr", help="Least SQNR of the outputs in dB.")] = None,
     windows: options.Windows = 16,
     context: options.Context = 256,
@@ -34,7 +37,9 @@ def verify(
 
     with show.progress(quiet) as report:
         record = api.verify(
-            artifact, against=against, compressed=compressed, data=data, max_drop=max_drop, min_sqnr=min_sqnr,
+            artifact, against=against, compressed=compressed, data=data,
+            x=x, y=y, max_drop=max_drop, confidence=confidence,
+            min_sqnr=min_sqnr,
             windows=windows, context=context, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
             progress=report,
         )  # fmt: skip

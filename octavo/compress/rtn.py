@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from octavo.compress import kernels
 from octavo.compress.assign import Assignment
+from octavo.core.grid import SCALE_CEILING
 from octavo.core.model import TensorRecord
 from octavo.core.safetensors import widen
 from octavo.core.scheme import SCHEMES, Scheme
@@ -60,7 +61,7 @@ class _Tally:
     def add(self, block: Block, first: bool, per_tensor: bool) -> None:
         self.signal += block.signal
         self.error += block.error
-        self.floored += block.floored
+        self.floored = max(self.floored, block.floored) if per_tensor else self.floored + block.floored
         if isinstance(self.digest, FloatDigest):
             self.digest.update(_as_float32(block.values, self.assignment.scheme))
             return
@@ -100,7 +101,7 @@ def fold(
             per_tensor = _per_tensor(assignment)
             tallies[block.index].add(block, block.start == 0, per_tensor)
             _write(writer, assignment, block, per_tensor)
-            done += block.values.shape[0] * prod(assignment.shape[1:])
+            done += prod(block.values.shape[:1]) * prod(assignment.shape[1:])
             progress("fold", done, total)
     notes = [{"tensor": t.assignment.name, "scales_raised_to_floor": t.floored} for t in tallies if t.floored]
     return [tally.record() for tally in tallies], notes
@@ -123,7 +124,7 @@ def _fold_block(
     raw = source.rows(a.name, start, stop)
     grid = SCHEMES.get(a.scheme)
     if grid is None or grid.is_float:
-        values, signal, error = _to_float(a, raw)
+        values, signal, error = _to_float(source, a, raw)
         return Block(index, start, values, None, signal, error, 0)
     matrix = raw.reshape(raw.shape[0], -1)
     folded = kernels.fold(matrix, a.dtype, grid, search=search, scale=given)
@@ -139,12 +140,11 @@ def _fold_block(
     return Block(index, start, folded.packed, scale, folded.signal, folded.error, folded.floored)
 
 
-def _to_float(a: Assignment, raw: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
+def _to_float(source: Source, a: Assignment, raw: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
     """Rows in the assigned float type, with signal and error energy. Raises for non-finite or too large values."""
     values = widen(raw, FLOAT_DTYPE[a.dtype])
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise _nonfinite(a, bad)
+    if not np.isfinite(values).all():
+        raise _nonfinite(a, _count_nonfinite(source, a))
     if a.scheme == a.dtype:
         return raw, 0.0, 0.0
     if a.scheme == "fp32":
@@ -162,8 +162,16 @@ def _to_float(a: Assignment, raw: NDArray[Any]) -> tuple[NDArray[Any], float, fl
 
 
 def _tensor_scale(source: Source, a: Assignment, grid: Scheme, search: bool) -> float:
-    """The one scale of a per-tensor scheme, over all rows."""
-    return kernels.tensor_scale(lambda: (_matrix(source, a, s, e) for s, e in _spans(a)), a.dtype, grid, search=search)
+    """The one scale of a per-tensor scheme, over all rows. Raises Refused, naming the tensor, when it is too large."""
+    blocks = lambda: (_matrix(source, a, start, stop) for start, stop in _spans(a))  # noqa: E731
+    try:
+        return kernels.tensor_scale(blocks, a.dtype, grid, search=search)
+    except Refused as refusal:
+        raise Refused(
+            f"{a.name} {list(a.shape)}: its scale exceeds {SCALE_CEILING:g}, the largest that "
+            f"{a.scheme} can hold exactly.",
+            "Keep this tensor in float, or scale the weights down.",
+        ) from refusal
 
 
 def _matrix(source: Source, a: Assignment, start: int, stop: int) -> NDArray[Any]:

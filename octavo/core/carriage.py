@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from octavo.core.model import TensorRecord
+from octavo.core.scheme import SCHEMES
 from octavo.errors import Refused
 
 SAME_AS = {"embedding": "matmul", "head": "matmul"}
@@ -23,6 +24,13 @@ class Carriage:
     bits: float | None = None
     why: str = ""
     multiple: int = 1
+    otherwise: Carriage | None = None
+
+    def for_row(self, columns: int) -> Carriage | None:
+        """This cell or the first of its alternatives that holds rows of `columns`; None when none does."""
+        if columns % self.multiple == 0:
+            return self
+        return self.otherwise.for_row(columns) if self.otherwise else None
 
 
 @cache
@@ -54,17 +62,26 @@ def carriage(runtime: str, record: TensorRecord) -> Carriage:
     if cell is None:
         raise Refused(
             f"{where}: {runtime} has no exact form of {record.scheme} for '{record.role}'.",
-            f"It holds {', '.join(cells)}." if cells else f"It holds nothing for '{record.role}'.",
+            f"It holds {', '.join(name for name in cells if name in SCHEMES)}."
+            if cells
+            else f"It holds nothing for '{record.role}'.",
         )
-    if len(record.shape) > 1 and columns % cell.multiple:
-        fits = [name for name, other in cells.items() if columns % other.multiple == 0]
+    fitting = cell.for_row(columns) if len(record.shape) > 1 else cell
+    if fitting is None:
+        fits = [name for name, other in cells.items() if name in SCHEMES and other.for_row(columns)]
+        last = cell
+        while last.otherwise:
+            last = last.otherwise
         raise Refused(
-            f"{where}: {runtime} holds {record.scheme} as {cell.stored_as}, in rows of a multiple of "
-            f"{cell.multiple}, and {columns} is not.",
+            f"{where}: {runtime} holds {record.scheme} as {last.stored_as}, in rows of a multiple of "
+            f"{last.multiple}, and {columns} is not.",
             f"For this row it holds {', '.join(fits)}; another runtime may hold {record.scheme}.",
         )
-    return cell
+    return fitting
 
 
 def _carriage(cell: dict[str, Any]) -> Carriage:
-    return Carriage(cell["how"], cell.get("as", ""), cell.get("bits"), cell.get("why", ""), cell.get("multiple", 1))
+    other = _carriage(cell["else"]) if "else" in cell else None
+    return Carriage(
+        cell["how"], cell.get("as", ""), cell.get("bits"), cell.get("why", ""), cell.get("multiple", 1), other
+    )

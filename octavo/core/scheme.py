@@ -40,6 +40,11 @@ class Scheme:
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise Refused, naming the tensor and what would work, when this scheme cannot hold `shape`."""
+        if self.range is not None and 0 in shape:
+            raise Refused(
+                f"{name} {list(shape)}: an empty tensor has nothing to scale.",
+                "--allow-skip leaves it in float and records it.",
+            )
         if self.group is None:
             return
         if len(shape) != 2:

@@ -73,6 +73,7 @@ def model_summary(record: ModelRecord) -> RenderableType:
     lines: list[RenderableType] = [Text(record.path, style="bold"), facts, table]
     if hidden > 0:
         lines.append(Text(f"… and {hidden} more (--json lists all)"))
+    lines += [Text(f"lineage: {_step(item)}", style="dim") for item in record.lineage]
     lines += [Text(f"left in float: {_named(item)}", style="yellow") for item in record.skipped]
     return Group(*lines, *_notes(record.notes))
 
@@ -81,7 +82,7 @@ def export_summary(record: ExportRecord) -> RenderableType:
     """`export`: the file, what reading it back proved, and the line that runs it."""
     facts = _facts()
     facts.add_row("runtime", record.runtime)
-    facts.add_row("size", f"{size(record.bytes)}  ({record.bits_per_weight:.3f} bits per weight, exact)")
+    facts.add_row("size", f"{size(record.bytes)}  ({record.bits_per_weight:.3f} bits per weight, the whole file)")
     facts.add_row("weights", verdict(record.weights))
     facts.add_row("digest", record.digest)
     for item in record.widened:
@@ -174,6 +175,12 @@ def _outputs(outputs: Mapping[str, Any]) -> str:
     ends = outputs.get("intervals", {})
     if outputs.get("identical"):
         return "identical"
+    if "weights_sqnr_db" in outputs:
+        lowest = outputs["lowest"]
+        worst = (
+            "no quantised tensor" if lowest is None else f"lowest {outputs['weights_sqnr_db'][lowest]:.2f} dB, {lowest}"
+        )
+        return f"SQNR to the original's weights: {worst} (not run: no --data)"
     names = {
         "sqnr_db": ("SQNR", " dB"),
         "cosine": ("cosine", ""),
@@ -195,12 +202,20 @@ def _accuracy(accuracy: Mapping[str, Any]) -> str:
     sides = ", ".join(
         f"{side} {interval(accuracy.get(side), accuracy.get(f'{side}_interval'))}" for side in ("float", "artifact")
     )
-    return f"{sides}, drop {drop} (n = {accuracy.get('n', 0):,}, paired)"
+    windows = f", {accuracy['windows']} of {accuracy['available']} windows" if "available" in accuracy else ""
+    return f"{sides}, drop {drop} (n = {accuracy.get('n', 0):,}, paired{windows})"
 
 
 def _named(item: Mapping[str, str]) -> str:
     """A reason with the tensor's name in front, unless it begins with it."""
     return item["reason"] if item["reason"].startswith(item["name"]) else f"{item['name']}: {item['reason']}"
+
+
+def _step(item: Mapping[str, Any]) -> str:
+    """One entry of a lineage as `key value, …`."""
+    return ", ".join(
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in item.items()
+    )
 
 
 def _facts() -> Table:

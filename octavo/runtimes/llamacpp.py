@@ -16,7 +16,7 @@ import numpy as np
 
 from octavo.core.architecture import DecoderSpec, decoder_spec
 from octavo.core.carriage import carriage
-from octavo.core.manifest import KEY, Carried, Manifest, manifest_for
+from octavo.core.manifest import Carried, Manifest, manifest_for
 from octavo.core.model import CompressedModel, TensorRecord
 from octavo.core.tensor import float_digest
 from octavo.errors import BadInput, Refused
@@ -47,9 +47,6 @@ class LlamaCpp:
         tokenizer = read_tokenizer(model.assets, spec)
         notes = [*tokenizer.notes, metadata.context(spec)[1]]
         extra: dict[str, Any] = {"architecture": ARCHITECTURES[spec.family], "tokenizer": tokenizer.kind}
-        factors = metadata.rope_factors(spec)
-        if factors is not None:
-            extra[ROPE_FACTORS] = float_digest(factors)
         return manifest_for(model, self.name, tensors, notes=tuple(note for note in notes if note), extra=extra)
 
     def lower(
@@ -65,10 +62,10 @@ class LlamaCpp:
             "general.quantization_version": metadata.QUANTIZATION_VERSION,
             "general.file_type": metadata.file_type(stored, model.tensors),
         }
-        keys |= metadata.architecture(spec) | read_tokenizer(model.assets, spec).keys | {KEY: manifest.to_json()}
+        keys |= metadata.architecture(spec) | read_tokenizer(model.assets, spec).keys
         factors = metadata.rope_factors(spec)
         extra = {} if factors is None else {ROPE_FACTORS: factors}
-        write_gguf(path, ARCHITECTURES[spec.family], keys, model, manifest.tensors, extra, progress)
+        write_gguf(path, ARCHITECTURES[spec.family], keys, model, manifest, extra, progress)
 
     def read_back(self, path: Path) -> Any:
         """Open the file with gguf-py's reader (GgufReadBack). Raises BadInput when it is damaged."""
@@ -76,11 +73,16 @@ class LlamaCpp:
 
         return GgufReadBack(path)
 
-    def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session:
-        """Load the file in llama.cpp, in a worker process."""
+    def open(
+        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+    ) -> Session:
+        """Load the file in llama.cpp, in a worker process. `context`: positions to make room for (see LlamaSession).
+
+        Raises Missing when units are asked for and the CPU is not among them.
+        """
         from octavo.runtimes.llama.session import LlamaSession
 
-        session: Session = LlamaSession(path, threads=threads)
+        session: Session = LlamaSession(path, threads=threads, context=context, units=units)
         return session
 
     def files(self, path: Path) -> list[Path]:

@@ -44,6 +44,9 @@ class OnnxRuntime:
     name = "onnxruntime"
     suffix = ".onnx"
 
+    def __init__(self) -> None:
+        self._made: dict[Path, Path] = {}  # data files by the file that `lower` wrote them for
+
     def carry(self, model: CompressedModel) -> Manifest:
         """Decide how each tensor lies in the file. Raises Refused for a scheme that it cannot hold exactly."""
         extra: dict[str, Any] = {"state": {state.name: f"present.{state.name}" for state in model.state}}
@@ -56,18 +59,20 @@ class OnnxRuntime:
                 "bos": spec.bos,
                 "context": spec.context,
             }
-        return manifest_for(model, self.name, tuple(self._carried(record) for record in model.tensors), extra=extra)
+        carried = tuple(self._carried(record) for record in model.tensors)
+        return manifest_for(model, self.name, carried, extra=extra, notes=tuple(_notes(model, carried)))
 
     def lower(
         self, model: CompressedModel, manifest: Manifest, path: Path, module: Callable[[], Any], progress: Progress
     ) -> None:
         """Write the file to `path`; weights beyond 1.5 GB go to a data file beside it, named after the digest.
 
-        Raises Missing without torch's exporter, OctavoError when it cannot export the program.
+        Raises Missing without torch's exporter, OctavoError when it cannot export the program; then no data file is
+        left that was not there before (`discard` does the same for what fails later).
         """
         proto = self._bound_graph(model, manifest, module)
         from octavo.runtimes.onnx.session import asset_entries
-        from octavo.runtimes.onnx.write import graph_digest, write_model
+        from octavo.runtimes.onnx.write import graph_digest, too_much, write_model
 
         stored = [item for carried in manifest.tensors for item in _stored(model, carried)]
         for key, value in asset_entries(model.assets).items():
@@ -78,7 +83,20 @@ class OnnxRuntime:
         digest = graph_digest(whole, [item.name for item in stored])
         text = replace(manifest, extra=manifest.extra | {"graph": digest}).to_json()
         proto.metadata_props.add(key=KEY, value=text)
-        write_model(path, proto, stored, f"{model.digest[:16]}.onnx.data", progress)
+        data = path.with_name(_data_name(model))
+        if too_much(stored) and not data.exists():
+            self._made[path] = data
+        try:
+            write_model(path, proto, stored, data.name, progress)
+        except BaseException:  # Ctrl-C as well: nobody else knows of these gigabytes
+            self.discard(path)
+            raise
+
+    def discard(self, path: Path) -> None:
+        """Delete the data file that `lower` made beside `path`, unless it was there before: nothing points to it."""
+        data = self._made.pop(path, None)
+        if data is not None:
+            data.unlink(missing_ok=True)
 
     def read_back(self, path: Path) -> ReadBack:
         """Open the file with the onnx package. Raises BadInput when it is damaged."""
@@ -93,31 +111,39 @@ class OnnxRuntime:
         return OnnxSession(path, threads=threads, units=units)
 
     def files(self, path: Path) -> list[Path]:
-        """The file, and the data file beside it if the weights were too much for one."""
-        from octavo.runtimes.onnx.read import parse
+        """The file, and the files beside it that hold its weights if they were too much for one.
 
-        found = {
-            entry.value for t in parse(path).graph.initializer for entry in t.external_data if entry.key == "location"
-        }
-        return [path, *(path.with_name(name) for name in sorted(found))]
+        Raises BadInput for a damaged file, or naming what is missing.
+        """
+        from octavo.runtimes.onnx.read import data_files, parse
+
+        return [path, *data_files(path, parse(path))]
 
     def run_line(self, path: Path) -> str:
-        """The command that runs the file outside Octavo."""
-        code = (
-            "import sys, onnxruntime; s = onnxruntime.InferenceSession(sys.argv[1]); "
-            "print([(i.name, i.shape, i.type) for i in s.get_inputs()])"
-        )
-        return f"python -c {shlex.quote(code)} {shlex.quote(str(path))}"
+        """The command that runs the file; only a graph's inputs are the reader's to put in. Raises BadInput."""
+        from octavo.runtimes.onnx.read import parse
+        from octavo.runtimes.onnx.session import assets_of
+
+        model = parse(path)
+        given = "--input X.npz"
+        if any(item.key == KEY and "eos" in Manifest.from_json(item.value).extra for item in model.metadata_props):
+            given = "-p 'Once upon a time'" if "tokenizer.json" in assets_of(model) else "--ids 1,2,3"
+        return f"octavo run {shlex.quote(str(path))} {given}"
 
     def doctor(self) -> Availability:
-        """Whether onnx and onnxruntime are installed; exporting also needs torch and onnxscript."""
+        """Whether ONNX Runtime opens and runs a small file of our kind, in a worker; exporting also needs torch."""
         from importlib.metadata import PackageNotFoundError, version
         from importlib.util import find_spec
+
+        from octavo.runtimes.onnx.selfcheck import check
 
         try:
             versions = f"onnxruntime {version('onnxruntime')}, onnx {version('onnx')}"
         except PackageNotFoundError as error:
             return Availability(False, reason=f"{error.name} is not installed.", remedy="pip install octavo")
+        wrong = check()
+        if wrong:
+            return Availability(False, versions, (), wrong, "pip install --force-reinstall onnxruntime")
         lacking = [name for name in ("torch", "onnxscript") if find_spec(name) is None]
         reason = f"runs and verifies; to export, {' and '.join(lacking)} are missing" if lacking else ""
         return Availability(True, versions, ("cpu",), reason, "pip install 'octavo[compress]'" if lacking else "")
@@ -162,6 +188,22 @@ class OnnxRuntime:
         proto.graph.input.extend(kept)
         del proto.graph.value_info[:]
         return proto
+
+
+def _data_name(model: CompressedModel) -> str:
+    return f"{model.digest[:16]}.onnx.data"
+
+
+def _notes(model: CompressedModel, carried: tuple[Carried, ...]) -> Iterator[str]:
+    """What else there is to know of the file: that it is two files, and where its arithmetic is not float."""
+    from octavo.runtimes.onnx.bind import ACCURACY
+    from octavo.runtimes.onnx.write import too_much
+
+    if too_much([item for tensor in carried for item in _stored(model, tensor)]):
+        yield f"The weights lie in {_data_name(model)} beside it: the artifact is both files."
+    multiplied = {"matmul", "head"} if any(t.role == "head" for t in carried) else {"matmul", "embedding"}  # tied
+    if any(t.role in multiplied and layout_of(t.scheme, t.shape, t.role).kind == "blocks" for t in carried):
+        yield f"Activations are quantised to int8 inside MatMulNBits (accuracy_level={ACCURACY})."
 
 
 def _stored(model: CompressedModel, carried: Carried) -> Iterator[Any]:

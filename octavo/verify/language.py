@@ -70,7 +70,13 @@ def compare_text(
         if progress is not None:
             progress("outputs", number + 1, len(text.windows))
     report = language.report(confidence)
-    report.extra.update(clustered_by=text.clustered_by, windows=len(text.windows), exact_bytes=text.exact_bytes)
+    report.extra.update(
+        clustered_by=text.clustered_by,
+        windows=len(text.windows),
+        available=text.available,
+        documents=text.documents,
+        exact_bytes=text.exact_bytes,
+    )
     return outputs.report(confidence), report
 
 

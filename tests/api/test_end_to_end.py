@@ -206,7 +206,7 @@ class TestDeterminism:
     def test_exporting_twice_gives_the_same_bytes(self, built: Any, runtime: str, tmp_path: Path) -> None:
         """In another process: whatever hangs on hash seeds or counters would show."""
         model = built("stories260K")
-        again = tmp_path / "again.bin"
+        again = tmp_path / f"again{model.artifacts[runtime].suffix}"
         command = [sys.executable, "-m", "octavo", "export", model.directory, "--runtime", runtime, "-o", again]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"})
         assert again.read_bytes() == model.artifacts[runtime].read_bytes()

@@ -23,7 +23,7 @@ def fitted(stories260k: Path, shared: Path, tmp_path_factory: pytest.TempPathFac
     """w8g32 and w4g32 on both runtimes, on a few windows of text."""
     out = tmp_path_factory.mktemp("fit") / "out"
     record = octavo.fit(
-        stories260k, out=out, schemes=["w8g32", "w4g32"], runtimes=["llamacpp", "onnxruntime"], allow_skip=True,
+        stories260k, out=out, scheme=["w8g32", "w4g32"], runtime=["llamacpp", "onnxruntime"], allow_skip=True,
         data=shared / "data/text/tinystories/stories_a.txt", windows=3, context=64, max_drop=0.9, threads=1,
     )  # fmt: skip
     return record, out
@@ -102,14 +102,14 @@ def test_a_budget_that_nothing_holds_is_4(
 
 def test_a_refused_candidate_is_a_row_with_the_reason(stories260k: Path, tmp_path: Path) -> None:
     """Rows of 64 and 172 are no multiples of 256, which llama.cpp's ternary blocks need; 172 has no group of 32."""
-    record = octavo.fit(stories260k, out=tmp_path / "out", schemes=["ternary", "w4g32", "fp16"], threads=1)
+    record = octavo.fit(stories260k, out=tmp_path / "out", scheme=["ternary", "w4g32", "fp16"], threads=1)
     ternary, w4g32, fp16 = record.candidates
     assert "multiple of 256" in ternary["reason"]
     assert "32 does not divide 172" in w4g32["reason"]
     assert fp16["export"]["weights"] == "exact"
     assert record.chosen == "fp16.gguf"
     with pytest.raises(Refused, match="32 does not divide 172"):
-        octavo.fit(stories260k, out=tmp_path / "none", schemes=["w4g32"])
+        octavo.fit(stories260k, out=tmp_path / "none", scheme=["w4g32"])
     assert not (tmp_path / "none").exists()
 
 

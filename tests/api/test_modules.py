@@ -197,7 +197,7 @@ class TestCommandLine:
 
     def test_a_factory_with_its_weights(self, home: Any, capfd: pytest.CaptureFixture[str]) -> None:
         given = ("--module", "octavo_test_nets.small:make", "--weights", "w.safetensors")
-        code, record, _ = self.octavo(capfd, "compress", "module", *given, "--scheme", "w4g32", "-o", "x")
+        code, record, _ = self.octavo(capfd, "compress", *given, "--scheme", "w4g32", "-o", "x")
         assert code == 0
         assert record["parameters"] == sum(value.numel() for value in home.parameters())
         code, record, _ = self.octavo(capfd, "export", "x", "--runtime", "onnxruntime", "-o", "m.onnx")
@@ -220,7 +220,7 @@ class TestCommandLine:
             ("absent", "w.safetensors", "absent"),
         ):
             given = ("--module", f"octavo_test_nets.small:{factory}", "--weights", weights)
-            code, _, err = self.octavo(capfd, "compress", "module", *given, "--scheme", "w8", "-o", "x")
+            code, _, err = self.octavo(capfd, "compress", *given, "--scheme", "w8", "-o", "x")
             assert code == 1
             assert word in err
             assert err.startswith("octavo: ")

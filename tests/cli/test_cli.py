@@ -252,8 +252,8 @@ class TestRefusals:
         (tmp_path / "saved").mkdir()
         (tmp_path / "saved" / "saved_model.pb").touch()
         compress(tmp_path / "saved").refused("SavedModel", ".tflite")
-        compress("module", "--module", "nowhere.file:make").refused("nowhere")
-        compress("module", "--module", "json:loads").refused("json:loads")
+        compress("--module", "nowhere.file:make").refused("nowhere")
+        compress("--module", "json:loads").refused("json:loads")
 
     def test_a_compressed_model_is_not_compressed_again(self, compress: Run, octavo: Run, source: Path) -> None:
         octavo("compress", source, "--scheme", "w8", "-o", source.parent / "x")

@@ -47,7 +47,7 @@ def test_a_cell_has_only_fields_that_are_read():
     fields = {
         key for operators in raw.values() for cells in operators.values() for cell in cells.values() for key in cell
     }
-    assert fields <= {"how", "as", "bits", "why", "multiple"}
+    assert fields <= {"how", "as", "bits", "why", "multiple", "else"}
 
 
 @pytest.mark.parametrize("runtime", table())
@@ -71,20 +71,27 @@ def test_a_scheme_a_runtime_cannot_hold_is_refused_with_those_it_can():
     )
     with pytest.raises(Refused) as caught:
         carriage("llamacpp", record("w8", (256,), "other"))
-    assert caught.value.remedy == f"It holds {', '.join(possible('llamacpp', 'other'))}."
+    assert caught.value.remedy == "It holds fp32, fp16.", "bf16 is no scheme that can be asked for"
 
 
 def test_rows_of_the_wrong_length_are_refused_with_what_fits_them():
     assert carriage("llamacpp", record("ternary")).stored_as == "TQ2_0"
     with pytest.raises(Refused) as caught:
-        carriage("llamacpp", record("ternary", (64, 160)))
-    assert "layers.0.weight [64, 160]" in caught.value.message
-    assert "multiple of 256, and 160 is not" in caught.value.message
+        carriage("llamacpp", record("w4g64", (64, 144)))
+    assert "layers.0.weight [64, 144]" in caught.value.message
+    assert "multiple of 32, and 144 is not" in caught.value.message
     offered = caught.value.remedy.removeprefix("For this row it holds ").split(";")[0].split(", ")
-    assert "ternary" not in offered
-    assert {"w8g32", "w4g32", "fp16"} <= set(offered)
+    assert offered == ["fp32", "fp16"]
     for scheme in offered:
-        carriage("llamacpp", record(scheme, (64, 160)))
+        carriage("llamacpp", record(scheme, (64, 144)))
+
+
+def test_the_first_alternative_whose_rows_fit_is_taken():
+    other = carriage("llamacpp", record("ternary", (64, 160)))
+    assert (other.how, other.stored_as, other.bits) == ("widened", "Q4_0", 4.5)
+    assert "multiple of 256" in other.why
+    with pytest.raises(Refused, match="as Q4_0, in rows of a multiple of 32, and 144 is not"):
+        carriage("llamacpp", record("ternary", (64, 144)))
 
 
 @pytest.mark.parametrize("scheme", [name for name, grid in SCHEMES.items() if grid.native])

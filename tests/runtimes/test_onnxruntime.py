@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +317,91 @@ def test_weights_beyond_one_file_lie_beside_it(
     last = back.manifest.tensors[-1]
     with pytest.raises(Refused, match=last.name):
         back.tensor(last)
+
+
+def test_no_data_file_is_left_by_what_failed(
+    story: tuple[CompressedModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = story
+    monkeypatch.setattr(write, "EXTERNAL_BYTES", 10_000)
+    complete = write._write_message
+
+    def cut(*given: Any) -> None:
+        complete(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "_write_message", cut)
+    with pytest.raises(KeyboardInterrupt):
+        lowered(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.glob("*.data"))
+    monkeypatch.setattr(write, "_write_message", complete)
+    data = tmp_path / f"{model.digest[:16]}.onnx.data"
+
+    runtime = OnnxRuntime()
+    for path in (tmp_path / "first.onnx", tmp_path / "second.onnx"):
+        runtime.lower(model, runtime.carry(model), path, lambda: build(decoder_spec(model.program.body)), no_progress)
+        assert runtime.files(path) == [path, data]
+    runtime.discard(tmp_path / "second.onnx")  # the data file belongs to the first too
+    assert wrong_tensors(tmp_path / "first.onnx", model) == []
+    runtime.discard(tmp_path / "first.onnx")
+    assert not data.exists()
+
+
+def test_a_second_file_is_told_of_and_missed(
+    story: tuple[CompressedModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = story
+    assert not any("both files" in note for note in OnnxRuntime().carry(model).notes)
+    monkeypatch.setattr(write, "EXTERNAL_BYTES", 10_000)
+    path = lowered(model, tmp_path / "m.onnx")
+    data = tmp_path / f"{model.digest[:16]}.onnx.data"
+    manifest = OnnxRuntime().read_back(path).manifest
+    assert manifest is not None
+    assert any(data.name in note for note in manifest.notes)
+    data.unlink()
+    for use in (OnnxRuntime().read_back, OnnxRuntime().open, OnnxRuntime().files, OnnxRuntime().run_line):
+        with pytest.raises(BadInput, match=data.name):
+            use(path)
+
+
+def test_a_foreign_files_weights_may_lie_in_a_folder(story: tuple[CompressedModel, Path], tmp_path: Path) -> None:
+    foreign = onnx.load(str(story[1]))
+    del foreign.metadata_props[:]
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "foreign.onnx"
+    onnx.save(foreign, str(path), save_as_external_data=True, location="weights/all.bin", size_threshold=1000)
+    assert OnnxRuntime().files(path) == [path, tmp_path / "weights/all.bin"]
+    assert OnnxRuntime().read_back(path).manifest is None
+
+
+@pytest.mark.parametrize("made", ["story", "ids", "graph"])
+def test_the_line_runs_the_file(story: tuple[CompressedModel, Path], tmp_path: Path, made: str) -> None:
+    path = tmp_path / "a file.onnx"
+    if made == "story":
+        path.write_bytes(story[1].read_bytes())
+    elif made == "ids":
+        lowered(replace(story[0], assets={}), path)
+    else:
+        lowered(compressed(nn.Linear(4, 3), (torch.randn(1, 4),), {}), path)
+        np.savez(tmp_path / "X.npz", input=np.ones((1, 4), np.float32))
+    words = shlex.split(OnnxRuntime().run_line(path))
+    assert words[:3] == ["octavo", "run", str(path)]
+    assert words[3] == {"story": "-p", "ids": "--ids", "graph": "--input"}[made]
+    done = subprocess.run(
+        [sys.executable, "-c", "from octavo.cli import main; main()", *words[1:]],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Once upon a time") if made == "story" else done.stdout.strip()
+
+
+def test_int8_activations_are_on_record(story: tuple[CompressedModel, Path]) -> None:
+    manifest = OnnxRuntime().read_back(story[1]).manifest
+    assert manifest is not None
+    assert any("int8" in note and "accuracy_level=4" in note for note in manifest.notes)
+    assert any(node.op_type == "MatMulNBits" for node in onnx.load(str(story[1])).graph.node)
+    untouched = compressed(nn.Conv2d(4, 4, 1), (torch.randn(1, 4, 2, 2),), {"weight": "w8"})
+    assert OnnxRuntime().carry(untouched).notes == ()
 
 
 def rewritten(path: Path, out: Path, edit: Callable[[Any], None]) -> Path:

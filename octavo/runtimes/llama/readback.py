@@ -22,6 +22,7 @@ from octavo.core.tensor import FloatDigest, QuantizedTensor, TensorDigest
 from octavo.errors import BadInput, Refused
 from octavo.runtimes.llama.blocks import BLOCKS, decode_floats
 from octavo.runtimes.llama.names import heads_interleaved, interleaved_rows
+from octavo.runtimes.llama.program import check_program
 from octavo.runtimes.llama.write import row_blocks
 
 
@@ -43,9 +44,16 @@ class GgufReadBack:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest in the file, None without one. Raises EditedManifest (a BadInput) when it contradicts itself."""
+        """The manifest in the file, None without one.
+
+        Raises EditedManifest (a BadInput) when it contradicts itself, or the file's metadata or tensors are others.
+        """
         text = self.value(KEY)
-        return None if text is None else Manifest.from_json(str(text))
+        if text is None:
+            return None
+        manifest = Manifest.from_json(str(text))
+        check_program(manifest, self.fields, self._tensors)
+        return manifest
 
     def value(self, key: str) -> Any:
         """A metadata value by its key, None when the file has no such key. Raises BadInput when it is no text."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.errors import BadInput, WorkerDied
+from octavo.errors import BadInput, Missing, WorkerDied
 from octavo.runtimes.base import Placement
 from octavo.workers.local import Reply, Worker
 
@@ -39,8 +39,8 @@ class LlamaSession:
     `context`: positions of the KV cache (default: as trained, at most 4096); `threads`: default, all it may use;
     `kv_type`: "f32" (default: logits show the weights alone), "f16" (llama.cpp's default), "q8_0", "q4_0";
     `through`: "capi", or "server" to force the fallback. `logits_from` says where logits come from, `fallback` why
-    not from the C API; `seconds` is what llama.cpp itself took for the last step. Raises BadInput for a file that
-    llama.cpp cannot load, WorkerDied when it dies of it, Missing.
+    not from the C API; `units`: "cpu" must be among them; `seconds` is what llama.cpp itself took for the last step.
+    Raises BadInput for a file that llama.cpp cannot load, WorkerDied when it dies of it, Missing.
     """
 
     def __init__(
@@ -52,7 +52,11 @@ class LlamaSession:
         kv_type: str = "f32",
         through: str = "capi",
         memory_bytes: int | None = None,
+        units: tuple[str, ...] = ("cpu",),
     ) -> None:
+        self._absent = [unit for unit in units if unit != "cpu"]
+        if len(self._absent) == len(units):
+            raise Missing(f"llama.cpp has only the CPU here, not {', '.join(units)}.", "Ask for cpu.")
         self.path = Path(path).resolve()
         self._worker = Worker(memory_bytes=memory_bytes, threads=threads)
         options = {"threads": threads, "context": context, "kv_type": kv_type, "through": through}
@@ -90,7 +94,8 @@ class LlamaSession:
 
     def placement(self) -> list[Placement]:
         """llama.cpp is opened with no layer offloaded: everything runs on the CPU."""
-        return [Placement("*", "cpu")]
+        reason = f"llama.cpp has only the CPU here, not {', '.join(self._absent)}" if self._absent else ""
+        return [Placement("*", "cpu", reason)]
 
     def step(
         self, inputs: dict[str, NDArray[Any]], state: Any = None

@@ -17,6 +17,7 @@ from octavo.runtimes.llama.merges import merge_scores
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama_token_type
 SPACE = "▁"
+END_KEYS = ("eos", "eot", "eom")  # the keys tokenizer.ggml.X_token_id that end a text
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEKKEN = (
@@ -58,7 +59,8 @@ def read_tokenizer(assets: dict[str, bytes], spec: DecoderSpec) -> Tokenizer:
             raise NoKind("the model came without a tokenizer.json")
         kind, keys, notes = _translate(source, spec)
     except NoKind as reason:
-        return Tokenizer("none", {"tokenizer.ggml.model": "no_vocab"} | chat, (f"tokenizer not carried: {reason}.",))
+        keys = {"tokenizer.ggml.model": "no_vocab"} | _bare_ends(_json(assets, "generation_config.json") or {}, spec)
+        return Tokenizer("none", keys | chat, (f"tokenizer not carried: {reason}.",))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadInput(f"tokenizer.json: damaged ({type(error).__name__}: {error}).") from error
     tokens = keys["tokenizer.ggml.tokens"]
@@ -210,8 +212,7 @@ def _special(
     def pick(*candidates: int | None) -> int | None:
         return next((int(c) for c in candidates if c is not None and 0 <= int(c) < len(tokens)), None)
 
-    ends = generation.get("eos_token_id")
-    ends = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None] + list(spec.eos)
+    ends = _ends(generation, spec)
     bos = pick(first, configured("bos"), spec.bos)
     eos = pick(last, configured("eos"), *ends)
     turn = pick(*(end for end in ends if end != eos))
@@ -223,6 +224,21 @@ def _special(
     found["tokenizer.ggml.add_bos_token"] = first is not None
     found["tokenizer.ggml.add_eos_token"] = last is not None
     return found
+
+
+def _ends(generation: dict[str, Any], spec: DecoderSpec) -> list[int]:
+    """The ids that end a text, generation_config.json's first."""
+    ends = generation.get("eos_token_id")
+    return [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None] + list(spec.eos)
+
+
+def _bare_ends(generation: dict[str, Any], spec: DecoderSpec) -> dict[str, Any]:
+    """BOS and up to three ends without a tokenizer: llama.cpp passes over them, `worker.generate` stops at them."""
+    ends = [end for end in dict.fromkeys(_ends(generation, spec)) if 0 <= end < spec.vocab_size]
+    named = dict(zip(END_KEYS, ends, strict=False))
+    if spec.bos is not None and 0 <= spec.bos < spec.vocab_size:
+        named["bos"] = spec.bos
+    return {f"tokenizer.ggml.{key}_token_id": value for key, value in named.items()}
 
 
 def _template(processor: dict[str, Any] | None, ids: dict[str, int]) -> tuple[int | None, int | None]:

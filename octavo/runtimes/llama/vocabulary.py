@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.errors import BadInput, OctavoError
 from octavo.runtimes.llama import capi, native
+from octavo.runtimes.llama.tokenizer import END_KEYS
 
 NO_TOKENIZER = 0  # llama_vocab_type
 
@@ -41,6 +42,12 @@ class Vocabulary:
     def trained_context(self) -> int:
         """Positions the model was trained for, from the file's metadata (512 where it does not say)."""
         return int(self.metadata(f"{self.metadata('general.architecture')}.context_length") or 512)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that end a text, as the file's metadata says, whether or not it has a tokenizer."""
+        found = (self.metadata(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS)
+        return frozenset(int(value) for value in found if value is not None)
 
     def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> NDArray[Any]:
         """Return token ids int32 [n]. `add_special` adds BOS/EOS as the file says; `parse_special` reads `<s>` etc."""

@@ -152,21 +152,28 @@ def generate(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
 def _generate_ids(
     opened: Opened, ids: NDArray[Any], max_tokens: int, sampling: dict[str, Any], emit: Emit
 ) -> dict[str, Any]:
-    """Generation without a tokenizer, which the server cannot do: greedy, or plain sampling at a temperature."""
+    """Generation without a tokenizer, which the server cannot do: greedy, or plain sampling at a temperature.
+
+    Ends after one of the file's end ids (which is returned) or when prompt and answer fill the context.
+    """
+    ends: frozenset[int] = frozenset() if sampling.get("ignore_eos") else getattr(opened.text, "ends", frozenset())
+    room = min(max_tokens, opened.n_ctx - len(ids))
+    if room < 1 <= max_tokens:
+        raise BadInput(f"The prompt has {len(ids)} tokens, and the context is {opened.n_ctx}.", "Shorten the prompt.")
     rng = np.random.default_rng(sampling.get("seed"))
     temperature = float(sampling.get("temperature", 0.0))
     out: list[int] = []
     marks = [time.perf_counter()]
     logits = opened.decoder.step(ids, 0)[-1]
     marks.append(time.perf_counter())
-    for _ in range(max_tokens):
+    while len(out) < room and not (out and out[-1] in ends):
         if temperature > 0:
             weight = np.exp((logits - logits.max()).astype(np.float64) / temperature)
             out.append(int(rng.choice(len(weight), p=weight / weight.sum())))
         else:
             out.append(int(logits.argmax()))
         emit({"id": out[-1]})
-        if len(out) < max_tokens:
+        if len(out) < room and out[-1] not in ends:
             logits = opened.decoder.step(np.array(out[-1:]), len(ids) + len(out) - 1)[-1]
     decoding = time.perf_counter() - marks[1]
     return {
@@ -176,7 +183,7 @@ def _generate_ids(
         "prompt_n": len(ids),
         "prefill_tokens_per_second": len(ids) / (marks[1] - marks[0]),
         "decode_tokens_per_second": (len(out) - 1) / decoding if len(out) > 1 else 0.0,
-        "finish_reason": "length",
+        "finish_reason": "stop" if out and out[-1] in ends else "length",
         "generated_by": native.LOGITS_FROM,
     }
 

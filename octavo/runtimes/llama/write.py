@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.grid import IntegerRange
-from octavo.core.manifest import Carried
+from octavo.core.manifest import KEY, Carried, Manifest
 from octavo.core.model import CompressedModel, TensorRecord
 from octavo.core.tensor import QuantizedTensor
 from octavo.errors import Refused
 from octavo.runtimes.base import Progress
 from octavo.runtimes.llama.blocks import BLOCKS, FLOATS, encode_floats, row_bytes
 from octavo.runtimes.llama.names import heads_interleaved, interleaved_rows
+from octavo.runtimes.llama.program import EXTRA, written_program
 
 BLOCK_WEIGHTS = 4 << 20  # weights per row block: 4 MiB of codes, 16 MiB as float32
 
@@ -32,17 +34,23 @@ def write_gguf(
     architecture: str,
     keys: dict[str, Any],
     model: CompressedModel,
-    tensors: tuple[Carried, ...],
+    manifest: Manifest,
     extra: dict[str, NDArray[np.float32]],
     progress: Progress,
 ) -> None:
-    """Write the file and sync it. `extra`: float tensors beside the model's own, by GGUF name (RoPE factors)."""
+    """Write the file and sync it. `extra`: float tensors beside the model's own, by GGUF name (RoPE factors).
+
+    The manifest goes in as the last key, and records all the others and `extra` (program.py).
+    """
     from gguf import GGMLQuantizationType, GGUFWriter
 
+    tensors = manifest.tensors
     writer = GGUFWriter(path, architecture)
     try:
         for key, value in keys.items():
             _add(writer, key, value)
+        program = manifest.extra | {EXTRA: written_program(writer, extra)}
+        _add(writer, KEY, replace(manifest, extra=program).to_json())
         for name, values in extra.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         for carried in tensors:

@@ -92,7 +92,7 @@ class OnnxReadBack:
 
 
 def parse(path: Path) -> Any:
-    """The ModelProto of a file. Raises BadInput when it is damaged or no ONNX file."""
+    """The ModelProto of a file. Raises BadInput when it is damaged or no ONNX file, or lacks a data file."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -102,7 +102,23 @@ def parse(path: Path) -> Any:
         raise BadInput(f"{path}: onnx cannot read it ({type(error).__name__}: {error}).", AGAIN) from error
     if not model.graph.node or not model.opset_import:
         raise BadInput(f"{path}: onnx finds no graph in it.", AGAIN)
+    data_files(path, model)
     return model
+
+
+def data_files(path: Path, model: Any) -> list[Path]:
+    """The files that hold weights of `model`, which was read from `path`. Raises BadInput naming the missing ones."""
+    places = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    files = [path.parent / place for place in sorted(places)]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise BadInput(
+            f"{path}: its weights lie in {', '.join(missing)}, and no such file is there.",
+            "Put it where the export left it, or export again.",
+        )
+    return files
 
 
 def checked_manifest(model: Any) -> Manifest | None:

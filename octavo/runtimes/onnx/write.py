@@ -52,7 +52,7 @@ def write_model(path: Path, model: Any, stored: list[Stored], data_name: str, pr
 
     `data_name`: the file beside it that takes the data when there is too much for one file.
     """
-    external = sum(item.nbytes for item in stored) > EXTERNAL_BYTES
+    external = too_much(stored)
     headers = [item.header() for item in stored]
     if external:
         _write_data(path.with_name(data_name), stored, headers, progress)
@@ -60,6 +60,11 @@ def write_model(path: Path, model: Any, stored: list[Stored], data_name: str, pr
         _write_message(file, model, stored, headers, external, progress)
         file.flush()
         os.fsync(file.fileno())
+
+
+def too_much(stored: Iterable[Stored]) -> bool:
+    """Whether these go to a data file beside the .onnx."""
+    return sum(item.nbytes for item in stored) > EXTERNAL_BYTES
 
 
 def graph_digest(model: Any, weights: Iterable[str]) -> str:

@@ -118,7 +118,7 @@ def spec(vocab: int = 512) -> Any:
 def none_because(source: dict[str, Any]) -> str:
     found = read_tokenizer({"tokenizer.json": json.dumps(source).encode()}, spec())
     assert found.kind == "none"
-    assert found.keys == {"tokenizer.ggml.model": "no_vocab"}
+    assert found.keys == {"tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.eos_token_id": 0}, "where it ends stays"
     return found.notes[0]
 
 
