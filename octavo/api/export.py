@@ -18,6 +18,8 @@ from octavo.records import ExportRecord
 if TYPE_CHECKING:
     from octavo.runtimes.base import Runtime
 
+Progress = Callable[[str, int, int], None]
+
 
 def export(
     directory: str | Path,
@@ -25,7 +27,7 @@ def export(
     runtime: str,
     out: str | Path,
     force: bool = False,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> ExportRecord:
     """Lower the compressed model in `directory` to `runtime`, and read the file back with the vendor's reader.
 
@@ -33,35 +35,45 @@ def export(
     file is left). Only the compressed model is looked at: the source may be gone.
     """
     from octavo.runtimes.base import runtime as find
-    from octavo.verify.weights import check_weights
 
     path, model, target = Path(out), load(directory), find(runtime)
     if path.suffix != target.suffix:
         raise BadInput(f"{path}: {runtime} files end in {target.suffix}.", f"Use -o {path.stem}{target.suffix}.")
     manifest = target.carry(model)
     with new_path(path, force=force) as temporary:
-        target.lower(model, manifest, temporary, lambda: torch_program(model), progress)
-        read_back = target.read_back(temporary)
         try:
-            report = check_weights(read_back, read_back.manifest, model, carry=target.carry, progress=progress)
-        finally:
-            read_back.close()
-        if report.wrong:
-            raise _not_carried(model, Path(directory), report.wrong)
-        placement, unopened = _opened(target, temporary)
+            target.lower(model, manifest, temporary, lambda: torch_program(model), progress)
+            _prove(target, temporary, model, Path(directory), progress)
+            placement, unopened = _opened(target, temporary)
+        except BaseException:
+            target.discard(temporary)
+            raise
     size = sum(file.stat().st_size for file in target.files(path))
     return ExportRecord(
         path=str(path),
         runtime=runtime,
         bytes=size,
         digest=model.digest,
-        weights=report.verdict,
+        weights="exact",
         placement=placement,
         widened=widened(manifest),
         notes=(*manifest.notes, *unopened),
         run_line=target.run_line(path),
         bits_per_weight=8 * size / max(model.parameters, 1),
     )
+
+
+def _prove(target: Runtime, path: Path, model: CompressedModel, directory: Path, progress: Progress) -> None:
+    """Read the file back with the vendor's reader. Raises OctavoError unless every tensor is the compressed model's."""
+    from octavo.verify.weights import check_weights
+
+    read_back = target.read_back(path)
+    try:
+        report = check_weights(read_back, read_back.manifest, model, carry=target.carry, progress=progress)
+    finally:
+        read_back.close()
+    if report.verdict != "exact":
+        raise _not_carried(model, directory, report.wrong)
 
 
 def _opened(target: Runtime, path: Path) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:

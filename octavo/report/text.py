@@ -139,7 +139,8 @@ def doctor_summary(record: DoctorRecord) -> RenderableType:
         do = " ".join(str(item[key]) for key in ("reason", "remedy") if item.get(key))
         table.add_row(item["runtime"], works, item.get("version", ""), ", ".join(item.get("units", ())), do)
     for item in record.extras:
-        installed = Text("installed", style="green") if item["installed"] else Text("missing", style="yellow")
+        missing = Text("missing", style="yellow") if item.get("used", True) else Text("not used yet", style="dim")
+        installed = Text("installed", style="green") if item["installed"] else missing
         versions = ", ".join(f"{name} {number or '–'}" for name, number in item["packages"].items())
         table.add_row(f"extra {item['extra']}", installed, versions, "", item["remedy"])
     return table

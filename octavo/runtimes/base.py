@@ -109,12 +109,16 @@ class Runtime(Protocol):
 
     def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session: ...
 
+    def discard(self, path: Path) -> None:
+        """Delete what `lower` wrote beside `path`, after a failure."""
+        ...
+
     def files(self, path: Path) -> list[Path]:
         """Every file that belongs to the artifact, `path` first."""
         ...
 
     def run_line(self, path: Path) -> str:
-        """The command that runs the file outside Octavo."""
+        """A command that runs the file."""
         ...
 
     def doctor(self) -> Availability: ...

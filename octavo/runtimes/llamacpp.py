@@ -85,6 +85,9 @@ class LlamaCpp:
         session: Session = LlamaSession(path, threads=threads, context=context, units=units)
         return session
 
+    def discard(self, path: Path) -> None:
+        """A GGUF is one file: there is nothing beside it."""
+
     def files(self, path: Path) -> list[Path]:
         """A GGUF is one file."""
         return [path]

