@@ -114,7 +114,11 @@ def command(args: argparse.Namespace) -> Report:
             written = write(model, shape)
             os.sync()
             floor = _read_once(model)
-            ran = _watch(_octavo("compress", str(model), "--scheme", args.scheme, "-o", str(out), "--quiet"))
+            ran = _watch(
+                _octavo(
+                    "compress", str(model), "--scheme", args.scheme, "--scale", args.scale, "-o", str(out), "--quiet"
+                )
+            )
             produced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
             shutil.rmtree(out)
             floor += _write_once(Path(work, "bytes"), produced)
@@ -125,7 +129,7 @@ def command(args: argparse.Namespace) -> Report:
             )
             shutil.rmtree(model)
     overall = {
-        "ratio_to_read_write": groups[-1]["ratio_to_read_write"], "scheme": args.scheme,
+        "ratio_to_read_write": groups[-1]["ratio_to_read_write"], "scheme": args.scheme, "scale": args.scale,
         "peak_rss_mib": max(group["peak_rss_mib"] for group in groups), "cpus": os.cpu_count(),
     }  # fmt: skip
     return {"overall": overall, "groups": groups}
@@ -200,6 +204,7 @@ def main() -> None:
     part = parts.add_parser("command")
     part.add_argument("--sizes", default="0.25B,0.5B,1B")
     part.add_argument("--scheme", default="w4g32")
+    part.add_argument("--scale", default="search", choices=("search", "absmax"))
     part.add_argument("--work", type=Path, help="folder for the checkpoints (4 GB free); default: the temporary one")
     part = parts.add_parser("startup")
     part.add_argument("--gguf", type=Path)
