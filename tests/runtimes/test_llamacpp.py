@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import assets_of, model_of, random_codes
+from models import assets_of, from_directory, model_of, random_codes
 
 from octavo.core.architecture import decoder_spec
 from octavo.core.carriage import possible
@@ -459,3 +459,18 @@ def test_doctor_names_the_versions() -> None:
     assert found.works
     assert "xllamacpp" in found.version
     assert found.units == ("cpu",)
+
+
+def test_fields_are_what_gguf_pys_own_reader_makes_of_them(tiny8m, tmp_path):
+    """Our reader is gguf-py's with bounds checked and string arrays read faster; nothing else may differ."""
+    from gguf import GGUFReader
+
+    model, path = from_directory(tiny8m), tmp_path / "m.gguf"
+    runtime = LlamaCpp()
+    runtime.lower(model, runtime.carry(model), path, lambda: None, no_progress)
+    theirs, ours = GGUFReader(path).fields, runtime.read_back(path).fields
+    assert list(theirs) == list(ours)
+    for name, field in theirs.items():
+        assert field.types == ours[name].types, name
+        assert field.data == ours[name].data, name
+        assert field.contents() == ours[name].contents(), name

@@ -174,16 +174,42 @@ def _bounded_reader() -> type[Any]:
     from gguf import GGUFReader, GGUFValueType
 
     class BoundedReader(GGUFReader):
+        _plain: NDArray[np.uint8] | None = None
+
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> NDArray[Any]:
-            self._within(int(offset), np.dtype(dtype).itemsize * int(count))
-            return super()._get(offset, dtype, count, override_order)
+            kind = np.dtype(dtype)
+            size = kind.itemsize * int(count)
+            self._within(int(offset), size)
+            if self._plain is None:  # slices of a memmap cost three times those of a plain array on the same pages
+                self._plain = np.asarray(self.data)
+            found: NDArray[Any] = self._plain[offset : offset + size].view(kind)
+            order = self.byte_order if override_order is None else override_order
+            return found if order == "I" else found.view(kind.newbyteorder(order))
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            if raw_type == GGUFValueType.ARRAY:
-                item, length = int(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0])
-                scalar = self.gguf_scalar_to_np.get(GGUFValueType(item))
-                self._within(orig_offs + 12, length * (np.dtype(scalar).itemsize if scalar else 8))
-            return super()._get_field_parts(orig_offs, raw_type)
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            item, length = int(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0])
+            scalar = self.gguf_scalar_to_np.get(GGUFValueType(item))
+            self._within(orig_offs + 12, length * (np.dtype(scalar).itemsize if scalar else 8))
+            if item != GGUFValueType.STRING or self.byte_order != "I" or not length:
+                return super()._get_field_parts(orig_offs, raw_type)
+            return self._strings(orig_offs, length)
+
+        def _strings(self, start: int, length: int) -> Any:
+            """What the parent makes of an array of strings (a vocabulary), ten times quicker."""
+            parts, at = [self._get(start, np.uint32), self._get(start + 4, np.uint64)], start + 12
+            plain = self._plain
+            assert plain is not None
+            for _ in range(length):
+                self._within(at, 8)
+                size = plain[at : at + 8].view(np.uint64)
+                end = at + 8 + int(size[0])
+                self._within(at + 8, int(size[0]))
+                parts += (size, plain[at + 8 : end])
+                at = end
+            kinds = [GGUFValueType.ARRAY, GGUFValueType.STRING]
+            return at - start, parts, list(range(3, len(parts), 2)), kinds
 
         def _within(self, offset: int, nbytes: int) -> None:
             if offset + nbytes > len(self.data):
