@@ -14,14 +14,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def absent(message: str) -> None:
+    """Skip for absent data; where it is required, that is a failure."""
+    pytest.fail(message) if os.environ.get("OCTAVO_REQUIRE_SHARED") else pytest.skip(message)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models and data; its absence skips the test, except where it is required."""
     path = Path(os.environ.get("OCTAVO_SHARED", ROOT.parent / "shared"))
     path = path if path.is_absolute() else (ROOT / path).resolve()
     if not (path / "data").is_dir():
-        message = f"no real models and data at {path} (set OCTAVO_SHARED)"
-        pytest.fail(message) if os.environ.get("OCTAVO_REQUIRE_SHARED") else pytest.skip(message)
+        absent(f"no real models and data at {path} (set OCTAVO_SHARED)")
     return path
 
 
@@ -39,7 +43,7 @@ def stories260k(shared: Path) -> Path:
 def tiny8m(shared: Path) -> Path:
     path = shared / "data/lm/octavo-tiny-8m"
     if not path.is_dir():
-        pytest.skip("octavo-tiny-8m is absent")
+        absent(f"{path} is absent")
     return path
 
 

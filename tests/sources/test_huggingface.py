@@ -66,7 +66,8 @@ def test_every_family_opens_as_transformers_saves_it(tmp_path, family):
     source = open_huggingface(tiny_model(tmp_path / family, family, num_hidden_layers=1))
     assert source.spec.family == family
     assert source.program.body["model_type"] == family
-    assert source.state == ()
+    kv = (1, source.spec.kv_heads, -1, source.spec.head_dim)
+    assert [state.shape for state in source.state] == [kv] * 2 * source.spec.layers
     source.close()
 
 
