@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.api.load import open_source
-from octavo.core.source import Source
+from octavo.core.source import Source, floats
 from octavo.errors import BadInput
 
 
@@ -56,7 +56,7 @@ def open_original(
     text = read_text(
         data, tokenizer.encode, length=context, bos=tokenizer.bos, limit=windows, seed=seed, offsets=tokenizer.offsets
     )
-    tensors = ((name, source.floats(name)) for name in source.tensors)  # type: ignore[attr-defined]
+    tensors = ((name, floats(source, name)) for name in source.tensors)
     return Original(source, Remembered(LanguageReference(source.program, tensors)), text)
 
 

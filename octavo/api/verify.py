@@ -16,10 +16,8 @@ from octavo.api.original import Original, open_original
 from octavo.api.run import bind_inputs, placed
 from octavo.core.manifest import EditedManifest, Manifest
 from octavo.core.metrics import Kind, sqnr_db
-from octavo.core.safetensors import widen
 from octavo.core.scheme import SCHEMES
-from octavo.core.source import Source
-from octavo.core.store import FLOAT_DTYPE
+from octavo.core.source import Source, floats
 from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput
 from octavo.records import VerifyRecord
@@ -212,8 +210,7 @@ def _weights_sqnr(source: Source, manifest: Manifest, values: Callable[[Any], ND
         if item.name not in source.tensors or tuple(source.tensors[item.name].shape) != item.shape:
             raise BadInput(f"{item.name} {list(item.shape)} is no tensor of the model given.", "Give its own original.")
         if not SCHEMES.get(item.scheme, SCHEMES["fp32"]).is_float:
-            original = widen(source.rows(item.name), FLOAT_DTYPE[source.dtype(item.name)])
-            found[item.name] = sqnr_db(original, values(item))
+            found[item.name] = sqnr_db(floats(source, item.name), values(item))
     lowest = min(found, key=lambda name: found[name], default=None)
     return {"weights_sqnr_db": found, "lowest": lowest}
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.architecture import TensorSpec
 from octavo.core.model import Program, State
+from octavo.core.safetensors import widen
+from octavo.core.store import FLOAT_DTYPE
 
 
 class Source(Protocol):
@@ -34,3 +37,8 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def floats(source: Source, name: str) -> NDArray[np.float32]:
+    """A whole tensor of `source` as float32 (exact for fp16 and bf16)."""
+    return widen(source.rows(name), FLOAT_DTYPE[source.dtype(name)])
