@@ -146,7 +146,8 @@ def _run(
     original: Original, target: Any, artifact: Path, threads: int | None, budget: Budget, progress: Progress
 ) -> dict[str, Any]:
     """Outputs and accuracy of the artifact in its own runtime, and the operators that ran elsewhere than asked."""
-    session = target.open(artifact, threads=threads)
+    longest = max(len(window.ids) for window in original.data.windows) if original.is_language else None
+    session = target.open(artifact, threads=threads, context=longest)
     try:
         outputs, accuracy = _compare(original, _runner(original, session), budget, progress)
         fallback = tuple(item for item in placed(session) if item["unit"] != ASKED)

@@ -107,7 +107,11 @@ class Runtime(Protocol):
 
     def read_back(self, path: Path) -> ReadBack: ...
 
-    def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session: ...
+    def open(
+        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+    ) -> Session:
+        """Load the file. `context`: positions of a sequence to make room for, where a runtime must know beforehand."""
+        ...
 
     def discard(self, path: Path) -> None:
         """Delete what `lower` wrote beside `path`, after a failure."""

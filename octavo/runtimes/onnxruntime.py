@@ -104,8 +104,10 @@ class OnnxRuntime:
 
         return OnnxReadBack(path)
 
-    def open(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> Session:
-        """Load the file in ONNX Runtime; see OnnxSession."""
+    def open(
+        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+    ) -> Session:
+        """Load the file in ONNX Runtime; see OnnxSession. Its cache grows as it is fed: `context` changes nothing."""
         from octavo.runtimes.onnx.session import OnnxSession
 
         return OnnxSession(path, threads=threads, units=units)
