@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from octavo.core.architecture import Role, TensorSpec
+from octavo.core.assign import role_schemes
 from octavo.core.model import Skipped
 from octavo.core.scheme import Scheme, scheme
 from octavo.core.source import Source
-from octavo.errors import BadInput, Refused
+from octavo.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,8 @@ def assign(
     A tied embedding is one tensor: `embedding` decides, else `head`.
     Raises Refused for a tensor that its scheme cannot hold, unless `allow_skip`; BadInput for an unknown scheme.
     """
-    main = scheme(scheme_name)
-    large = main if main.is_float else scheme("w8")
-    tied = not any(spec.role == "head" for spec in source.tensors.values())
-    if tied and embedding and head and embedding != head:
-        raise BadInput(
-            f"Embedding and head are one tied tensor: it cannot be both {embedding} and {head}.",
-            "Give one of --embedding and --head.",
-        )
-    _check_roles(source, embedding, head, tied)
-    by_role: dict[Role, Scheme] = {
-        "matmul": main,
-        "conv": main,
-        "embedding": scheme(embedding or (head if tied else None) or large.name),
-        "head": scheme(head or large.name),
-    }
+    roles = {spec.role for spec in source.tensors.values()}
+    by_role = role_schemes(scheme(scheme_name), roles, embedding=embedding, head=head)
     assigned: list[Assignment] = []
     skipped: list[Skipped] = []
     for name, spec in source.tensors.items():
@@ -68,15 +56,6 @@ def assign(
                 chosen = None
         assigned.append(_assignment(source, name, spec, chosen))
     return Assigned(tuple(assigned), tuple(skipped))
-
-
-def _check_roles(source: Source, embedding: str | None, head: str | None, tied: bool) -> None:
-    """An option that no tensor answers to is a mistake, not a wish."""
-    roles = {spec.role for spec in source.tensors.values()}
-    if embedding and "embedding" not in roles:
-        raise BadInput(f"--embedding {embedding}: the model has no embedding.", "Leave the option out.")
-    if head and "head" not in roles and not (tied and "embedding" in roles):
-        raise BadInput(f"--head {head}: the model has no head apart from its layers.", "Leave the option out.")
 
 
 def _assignment(source: Source, name: str, spec: TensorSpec, chosen: Scheme | None) -> Assignment:

@@ -332,6 +332,22 @@ def _loss(w, u, a, n, scale, lo, hi):
 
 
 @njit(**_JIT)
+def _candidate_errors(w, a, n, lo, hi, lanes):
+    """For 16 scales (in lanes[16:32], their inverses in lanes[32:48]): lanes[0:16] += Σ(w − scale·code)²."""
+    for t in range(0, n, TILE):
+        i = a + np.uint64(t)
+        for j in range(0, TILE, 2):  # two at a time, as in _candidate_sums
+            x = w[i + np.uint64(j)]
+            y = w[i + np.uint64(j + 1)]
+            for c in range(LANES):
+                q = _round_code(x * lanes[2 * LANES + c], lo, hi)
+                r = _round_code(y * lanes[2 * LANES + c], lo, hi)
+                d = x - lanes[LANES + c] * q
+                e = y - lanes[LANES + c] * r
+                lanes[c] += d * d + e * e
+
+
+@njit(**_JIT)
 def _pack_row(codes, bits, out):
     """Element j's low `bits` bits go to bits j·bits… of the row's little-endian stream. `codes` ends in zeros."""
     if bits == 8:
@@ -503,21 +519,44 @@ def measure_rows(halves, words, kind, columns, out):
 
 
 @njit(
+    types.void(*_ROWS, types.int64, types.float32, _array(types.int64, 1), _array(types.float64, 1)),
+    **_JIT,
+)  # fmt: skip
+def histogram_rows(halves, words, kind, columns, per_unit, count, total):
+    """Put every weight in its bin, round_down(w·per_unit) from the middle one: adds to its count and to its Σw."""
+    padded = (columns + TILE - 1) // TILE * TILE
+    bits = np.zeros(padded, np.uint32)
+    w = bits.view(np.float32)
+    middle = np.float32(count.size // 2)
+    for r in range(words.shape[0] if kind == FP32 else halves.shape[0]):
+        _widen(halves, words, kind, r, bits, w)
+        for j in range(columns):
+            b = np.uint64(np.int64(w[j] * per_unit + middle))
+            count[b] += 1
+            total[b] += np.float64(w[j])
+
+
+@njit(
     types.void(
         *_ROWS, types.int64, _array(types.float32, 1, True), types.float32, types.float32, _array(types.float64, 2)
     ),
     **_JIT,
 )  # fmt: skip
-def explain_rows(halves, words, kind, columns, candidates, lo, hi, out):
-    """out[r] = (Σw·q for each of 16 candidate scales, then Σq²): what a per-tensor search adds up over rows."""
+def error_rows(halves, words, kind, columns, scales, lo, hi, out):
+    """out[r] = Σ(w − scale·code)² for each of 16 scales: what a per-tensor search adds up over rows."""
     padded = (columns + TILE - 1) // TILE * TILE
     bits = np.zeros(padded, np.uint32)
     w = bits.view(np.float32)
     lanes = np.zeros(3 * LANES, np.float32)
     for c in range(LANES):
-        lanes[2 * LANES + c] = _ONE / candidates[c]
+        lanes[LANES + c] = scales[c]
+        lanes[2 * LANES + c] = _ONE / scales[c]
     for r in range(out.shape[0]):
         _widen(halves, words, kind, r, bits, w)
-        for c in range(2 * LANES):
+        for c in range(LANES):
             out[r, c] = 0.0
-        _long_sums(w, w, np.uint64(0), padded, False, lo, hi, lanes, out[r])
+        for t in range(0, padded, SPAN):
+            _candidate_errors(w, np.uint64(t), min(SPAN, padded - t), lo, hi, lanes)
+            for c in range(LANES):
+                out[r, c] += np.float64(lanes[c])
+                lanes[c] = _ZERO

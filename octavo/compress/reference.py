@@ -74,6 +74,24 @@ def best_scale(part: Floats, codes: IntegerRange, signed: bool = False, weight: 
     return min(every_scale(start, signed), key=lambda s: loss(part, s, codes, weight)) if start else round_scale(0.0)
 
 
+def least_loss(part: Floats, codes: IntegerRange, signed: bool = False) -> float:
+    """The least Σ(w − s·code)² that any real scale s > 0 (signed: or < 0) reaches: exact, but for rounding s.
+
+    Codes change only where some w/s is half an integer. Between two such scales they are fixed, and the best scale for
+    them explains (Σw·code)²/Σcode² of the energy.
+    """
+    energy = float((part**2).sum())
+    explained = 0.0
+    for side in (part, -part) if signed else (part,):
+        edges = (side[:, None] / (np.arange(codes.low, codes.high) + 0.5)).ravel()
+        edges = np.unique(edges[edges > 0])
+        between = np.sqrt(edges[1:] * edges[:-1]) if edges.size > 1 else edges
+        q = np.clip(np.rint(side / between[:, None]), codes.low, codes.high)
+        used = q.any(axis=1)
+        explained = max(explained, *((q[used] @ side) ** 2 / (q[used] ** 2).sum(axis=1)), 0.0)
+    return energy - explained
+
+
 def fold(rows: Floats, codes: IntegerRange, group: int, signed: bool = False) -> tuple[NDArray[np.int8], Floats]:
     """Codes int8 [R, K] and plain scales [R, K/group] (all-zero groups: the floor, or 0 where signed)."""
     coded = np.zeros(rows.shape, np.int8)

@@ -222,12 +222,26 @@ def test_the_scale_search_beats_absmax_on_every_tensor(shared: Path, name: str, 
         found[scale] = {t.name: t.sqnr_db for t in record.tensors if t.sqnr_db is not None}
     assert found["search"].keys() == found["absmax"].keys()
     assert len(found["search"]) > 10
-    gains = {name: db - found["absmax"][name] for name, db in found["search"].items()}
-    if scheme == "w8t":  # one scale for a whole tensor: for some of the smallest absmax is as good as any
-        assert min(gains.values()) >= 0
-        assert np.mean(list(gains.values())) > 0.1
+    beaten = {tensor for tensor, db in found["search"].items() if db > found["absmax"][tensor]}
+    tied = found["search"].keys() - beaten
+    if scheme == "w8t":  # one scale for a whole tensor, and few that every runtime can hold
+        assert {tensor for tensor in tied if absmax_is_the_best_portable_scale(source, tensor)} == tied
+        assert len(tied) == {"stories260K/hf": 2}.get(name, 0)
     else:
-        assert min(gains.values()) > 0, gains
+        assert not tied
+
+
+def absmax_is_the_best_portable_scale(source: Path, tensor: str) -> bool:
+    """By trying every portable scale from 0.08 to 1.4 times absmax in float64, clipping where it must."""
+    from octavo.compress import reference
+    from octavo.core.grid import INT8
+    from octavo.core.source import floats
+    from octavo.sources.huggingface import open_huggingface
+
+    weights = floats(open_huggingface(source), tensor).astype(np.float64).ravel()
+    absmax = reference.round_scale(reference.plain_scale(weights, INT8))
+    best = reference.best_scale(weights, INT8)
+    return reference.loss(weights, absmax, INT8) <= reference.loss(weights, best, INT8)
 
 
 def changed(data: bytes, *edits: tuple[int, bytes]) -> bytes:
