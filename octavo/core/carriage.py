@@ -6,11 +6,13 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from octavo.core.model import TensorRecord
 from octavo.core.scheme import SCHEMES
 from octavo.errors import Refused
+
+if TYPE_CHECKING:  # the planner reads this table, and needs no arrays
+    from octavo.core.model import TensorRecord
 
 SAME_AS = {"embedding": "matmul", "head": "matmul"}
 

@@ -1,4 +1,4 @@
-"""Integer ranges, the portable scale, and how codes are packed into bytes.
+"""The portable scale, and how codes are packed into bytes (the integer ranges are ranges.py's).
 
 A portable scale is one that every runtime's file format holds exactly: LiteRT and XNNPACK keep about eight mantissa
 bits (bf16), GGUF keeps fp16, ONNX and Core ML keep fp16 or fp32. Their intersection is `fp16(bf16(s))` between
@@ -7,36 +7,20 @@ bits (bf16), GGUF keeps fp16, ONNX and Core ML keep fp16 or fp32. Their intersec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.core.ranges import INT2 as INT2
+from octavo.core.ranges import INT3 as INT3
+from octavo.core.ranges import INT4 as INT4
+from octavo.core.ranges import INT8 as INT8
+from octavo.core.ranges import TERNARY as TERNARY
+from octavo.core.ranges import IntegerRange as IntegerRange
+from octavo.core.ranges import packed_row_bytes as packed_row_bytes
 from octavo.errors import Refused
 
 SCALE_FLOOR = 2.0**-14
 SCALE_CEILING = 65280.0
-
-
-@dataclass(frozen=True)
-class IntegerRange:
-    """The codes from `low` to `high` inclusive, stored in `bits` bits each (two's complement)."""
-
-    bits: int
-    low: int
-    high: int
-
-    def holds(self, codes: NDArray[np.integer[Any]]) -> bool:
-        """Whether every code lies in the range."""
-        return codes.size == 0 or bool(self.low <= int(codes.min()) and int(codes.max()) <= self.high)
-
-
-INT8 = IntegerRange(8, -127, 127)
-INT4 = IntegerRange(4, -8, 7)
-INT3 = IntegerRange(3, -4, 3)
-INT2 = IntegerRange(2, -2, 1)
-TERNARY = IntegerRange(2, -1, 1)
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,11 +50,6 @@ def is_portable(scale: NDArray[np.float32]) -> bool:
     """Whether every scale already lies on the portable grid."""
     inside = (scale >= SCALE_FLOOR) & (scale <= SCALE_CEILING)
     return bool(inside.all() and (to_bfloat16(scale) == scale).all())
-
-
-def packed_row_bytes(columns: int, bits: int) -> int:
-    """Bytes that one row of `columns` codes takes; a row is padded to a whole byte."""
-    return (columns * bits + 7) // 8
 
 
 def pack(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:

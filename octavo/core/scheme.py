@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from octavo.core.grid import INT2, INT3, INT4, INT8, TERNARY, IntegerRange, packed_row_bytes
+from octavo.core.ranges import INT2, INT3, INT4, INT8, TERNARY, IntegerRange, packed_row_bytes
 from octavo.errors import BadInput, Refused, nearest
 
 Granularity = Literal["float", "tensor", "channel", "group"]
