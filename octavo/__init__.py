@@ -11,7 +11,10 @@ from typing import Any
 from octavo.errors import OctavoError
 
 __version__ = "0.1.0"
-VERBS = ("compress", "doctor", "export", "fit", "inspect", "load", "run", "verify")
+VERBS = (
+    "compress", "decide", "devices_fit", "devices_list", "devices_probe", "devices_show", "doctor", "export", "fit",
+    "inspect", "load", "plan", "run", "verify",
+)  # fmt: skip
 __all__ = ["OctavoError", "__version__", *VERBS]
 
 

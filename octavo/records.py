@@ -138,3 +138,91 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class PlanRecord(Record):
+    """`plan`: every candidate, best first, in bytes, ms, tokens/s and J; figures are {value, low, high, kind, source}.
+
+    With one device `device` is its name; with several it is their names, each candidate has its own under `device`, and
+    `devices` holds the plan of each. `best` names the first candidate that fits ({scheme, runtime, unit}), else None.
+    `slice_bytes`: what is granted before the reserve; None where it is not known or differs between devices.
+    """
+
+    model: str
+    device: str | tuple[str, ...]
+    context: int | None
+    slice_bytes: int | None
+    candidates: tuple[dict[str, Any], ...]
+    best: dict[str, str] | None
+    answer: str
+    rule: str
+    facts: dict[str, Any]
+    setting: dict[str, Any]
+    curve: dict[str, Any] | None
+    would_fit: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    gates: tuple[dict[str, Any], ...]
+    devices: tuple[PlanRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecideRecord(Record):
+    """`decide`: what each path costs, where they break even, the verdict, and what would flip it.
+
+    `chosen` is None where no path keeps the requirements. Quantities have value, unit, kind, source, and low and high
+    where there is an interval; `certain` is false where one straddles what decides (`doubts` says which).
+    """
+
+    inputs: dict[str, Any]
+    paths: tuple[dict[str, Any], ...]
+    chosen: str | None
+    certain: bool
+    doubts: tuple[str, ...]
+    rule: str
+    break_even: dict[str, Any]
+    flip: dict[str, Any] | None
+    flips: tuple[dict[str, Any], ...]
+    cuts: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    gates: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class DevicesRecord(Record):
+    """`devices list`: one line per profile. Bytes, bytes per second; None where nobody knows."""
+
+    devices: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class DeviceRecord(Record):
+    """`devices show` and `devices probe`: every figure of a profile under its key (`units.npu.rates.int8`), each with
+    value, unit, kind, source and date, and the interval where there is one; `coefficients` as they were fitted."""
+
+    name: str
+    title: str
+    year: int
+    kind: str
+    soc: str
+    aliases: tuple[str, ...]
+    path: str | None
+    units: tuple[dict[str, Any], ...]
+    figures: dict[str, dict[str, Any]]
+    coefficients: tuple[dict[str, Any], ...]
+    cliff: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeviceFitRecord(Record):
+    """`devices fit`: rows read and used, what kept the others out, and the error on models left out of the fit (as
+    fractions) per device, runtime and precision."""
+
+    rows: int
+    used: int
+    left_out: tuple[dict[str, Any], ...]
+    groups: tuple[dict[str, Any], ...]
+    overall: dict[str, Any]
+    written: tuple[str, ...]
+    notes: tuple[str, ...] = ()

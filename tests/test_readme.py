@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from documents import ROOT, Block, blocks, run_python, run_shell
 
 from octavo.core.scheme import SCHEMES
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +23,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, stories3m: Path, shared: Pa
     return folder
 
 
-@pytest.mark.parametrize("block", [b for b in blocks("sh") if "octavo " in b], ids=lambda b: " ".join(b.split()[:2]))
-def test_shell_blocks_run(block: str, folder: Path) -> None:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(["sh", "-ec", block], cwd=folder, env=environment, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "block", [b for b in blocks(README, "sh") if "octavo " in b.text], ids=lambda b: " ".join(b.text.split()[:2])
+)
+def test_shell_blocks_run(block: Block, folder: Path) -> None:
+    result = run_shell(block.text, folder)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.split("\n")[0])
-def test_python_blocks_run(block: str, folder: Path) -> None:
-    result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True)
+@pytest.mark.parametrize("block", blocks(README, "python"), ids=lambda b: b.text.split("\n")[0])
+def test_python_blocks_run(block: Block, folder: Path) -> None:
+    result = run_python(block.text, folder)
     assert result.returncode == 0, result.stderr[-2000:]
 
 

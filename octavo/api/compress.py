@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo.api.load import open_source
-from octavo.core.model import CompressedModel, TensorRecord
+from octavo.core.model import CompressedModel
 from octavo.core.source import Source
 from octavo.core.store import StoreWriter, new_path
 from octavo.core.store import load as load_store
@@ -77,18 +77,6 @@ def compress(
     finally:
         source.close()
     return describe(load_store(Path(out)), Path(out))
-
-
-def weigh(model: Any, scheme: str, *, embedding: str | None, head: str | None, allow_skip: bool, **given: Any) -> int:
-    """Exact bytes of codes, scales and floats that `compress` would write; nothing is folded."""
-    from octavo.compress.assign import assign
-
-    source = open_source(model, **given)
-    try:
-        assigned = assign(source, scheme, embedding=embedding, head=head, allow_skip=allow_skip)
-    finally:
-        source.close()
-    return sum(TensorRecord(a.name, a.shape, a.role, a.scheme, "").bytes for a in assigned.tensors)
 
 
 def describe(model: CompressedModel, path: Path) -> ModelRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,30 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from octavo.api.compress import compress, weigh
+from octavo.api.compress import compress
 from octavo.api.export import export
+from octavo.api.forecast import HOST, Forecast, beside, forecast
 from octavo.api.load import load
 from octavo.api.original import Original, open_original
+from octavo.api.plan import DOES_NOT_FIT
 from octavo.api.verify import Budget, parse_share, verify_artifact
 from octavo.core.store import new_path
 from octavo.errors import BadInput, OctavoError, Refused
 from octavo.records import FitRecord, exit_code
 
 Progress = Callable[[str, int, int], None]
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 PROMPT_TOKENS, DECODE_TOKENS = 64, 32
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every candidate. `granted`: the memory slice in bytes. `options`: of `compress`."""
+    """What is the same for every candidate. `granted`: the memory slice in bytes, where one is a gate; `forecast`: what
+    the planner expects; `options`: of `compress`."""
 
     model: Any
     directory: Path
     out: Path
     original: Original | None
     budget: Budget
+    device: str
     granted: int | None
+    forecast: Forecast
     threads: int | None
     options: dict[str, Any]
 
@@ -53,7 +56,9 @@ def fit(
     max_drop: float | str | None = None,
     confidence: float | str | None = None,
     windows: int = 16,
-    context: int = 256,
+    window: int = 256,
+    context: int | None = None,
+    kv: str | None = None,
     embedding: str | None = None,
     head: str | None = None,
     allow_skip: bool = False,
@@ -66,34 +71,42 @@ def fit(
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> FitRecord:
-    """Try each `scheme` on each `runtime`; write the artifacts and `report.json` to the directory `out`.
+    """Plan each `scheme` on each `runtime` for `device`, best first; build, verify and measure what the plan does not
+    reject; write the artifacts and `report.json` to the directory `out`.
 
-    A scheme whose weights alone exceed `slice` is out before anything is folded. Chosen is the smallest file whose
-    weights are exact, whose measured peak memory is within `slice`, and whose paired accuracy drop is within `max_drop`
-    (with `data`). Raises BadInput; a candidate that a runtime refuses is a row with the reason.
+    Out before anything is folded: what certainly exceeds the slice at `context` positions of a `kv` cache (default: the
+    plan's own; `slice` defaults to the device's), and what a runtime cannot carry. Measured is on this machine, beside
+    what the plan predicted for it. Chosen is the smallest file whose weights are exact, whose measured peak memory is
+    within the slice, and whose paired accuracy drop is within `max_drop` (with `data`: `windows` of `window` tokens).
+    Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
-    if device != "host":
-        raise BadInput(f"Device '{device}': only 'host' is measured so far.", "Use --device host.")
     budget = Budget(parse_share(max_drop), parse_share(confidence))
     if budget.max_drop is not None and data is None:
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
     schemes, runtimes = _listed(scheme), _listed(runtime)
     _check_names(schemes, runtimes)
     given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
-    options = {"embedding": embedding, "head": head, "allow_skip": allow_skip, **given}
+    grids: dict[str, Any] = {"embedding": embedding, "head": head, "allow_skip": allow_skip}
+    expected = forecast(
+        model, device, given, scheme=schemes, runtime=runtimes, context=context, slice=slice, kv=kv, **grids
+    )  # fmt: skip
+    gated = slice is not None or device != HOST
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         directory = stack.enter_context(new_path(Path(out), force=force, directory=True))
         original = None
         if data is not None:
             original = open_original(
-                model, Path(data), windows=windows, context=context, seed=seed, x=x, y=y, **given
+                model, Path(data), windows=windows, context=window, seed=seed, x=x, y=y, **given
             )  # fmt: skip
             stack.callback(original.source.close)
-        job = Job(model, directory, Path(out), original, budget, parse_size(slice), threads, options)
-        for number, name in enumerate(schemes):
+        job = Job(
+            model, directory, Path(out), original, budget, device, expected.target.slice_bytes if gated else None,
+            expected, threads, grids | given,
+        )  # fmt: skip
+        for number, (name, places) in enumerate(expected.order(schemes, runtimes)):
             progress("fit", number, len(schemes))
-            rows += _scheme_rows(job, name, runtimes)
+            rows += _scheme_rows(job, name, places)
         record = _record(job, rows)
         (directory / "report.json").write_text(record.to_json(), "utf-8")
     return record
@@ -114,29 +127,24 @@ def _check_names(schemes: Sequence[str], runtimes: Sequence[str]) -> None:
         runtime(name)
 
 
-def parse_size(value: int | str | None) -> int | None:
-    """`2GB` (10⁹), `1.5GiB` (2³⁰), `500MB` or a number of bytes. Raises BadInput."""
-    if value is None or isinstance(value, int):
-        return value
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?i?)b?\s*", value.lower())
-    if not match or match[2] not in UNITS:
-        raise BadInput(f"'{value}' is no size.", "Write it like 2GB, 1.5GiB or 500MB.")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
 def _scheme_rows(job: Job, scheme: str, runtimes: Sequence[str]) -> list[dict[str, Any]]:
-    """Weigh, fold once, then one row per runtime."""
+    """One row per runtime: rejected by the plan, or folded (once for all of them), built and measured."""
+    out = {name: row for name in runtimes if (row := job.forecast.rejection(scheme, name))}
+    built = [name for name in runtimes if name not in out]
+    if not built:
+        return list(out.values())
     folded = job.directory / f"{scheme}.octavo"
     try:
-        if job.granted is not None and (size := weigh(job.model, scheme, **job.options)) > job.granted:
-            gate = _slice_gate(f"the weights of {scheme} alone take {size:,} bytes", job.granted)
-            return [{"scheme": scheme, "runtime": name, "reason": gate["reason"], "gates": [gate]} for name in runtimes]
         record = compress(job.model, scheme=scheme, out=folded, threads=job.threads, **job.options)
     except Refused as error:
-        return [{"scheme": scheme, "runtime": name, "reason": str(error)} for name in runtimes]
+        return [*out.values(), *({"scheme": scheme, "runtime": name, "reason": str(error)} for name in built)]
     summary = {key: value for key, value in record.to_dict().items() if key not in ("tensors", "path")}
-    common = {"scheme": scheme, "compress": summary}
-    return [common | {"runtime": name} | _runtime_row(job, folded, scheme, name) for name in runtimes]
+    rows = []
+    for name in built:
+        row = {"scheme": scheme, "runtime": name, **job.forecast.expected(scheme, name), "compress": summary}
+        row |= _runtime_row(job, folded, scheme, name)
+        rows.append(row | ({"beside": beside(row, row["bench"])} if "bench" in row else {}))
+    return [*rows, *out.values()]
 
 
 def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, Any]:
@@ -155,7 +163,9 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
     gates = list(verified.gates)
     peak = bench["peak_memory_bytes"]
     if job.granted is not None and peak > job.granted:
-        gates.append(_slice_gate(f"{scheme} on {name} needs {peak:,} bytes (measured peak)", job.granted))
+        where = "measured peak" if job.device == HOST else "measured peak on this machine"
+        reason = f"{scheme} on {name} needs {peak:,} bytes ({where}), the slice is {job.granted:,}"
+        gates.append({"gate": "slice", "code": DOES_NOT_FIT, "reason": reason})
     run_line = exported.run_line.replace(str(job.directory), str(job.out))
     return {
         "export": exported.to_dict() | {"path": path.name, "run_line": run_line},
@@ -165,23 +175,25 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
     }
 
 
-def _slice_gate(what: str, granted: int) -> dict[str, Any]:
-    return {"gate": "slice", "code": 3, "reason": f"{what}, the slice is {granted:,}"}
-
-
 def _bench(job: Job, folded: Path, path: Path) -> dict[str, Any]:
     """Latency and peak memory in a fresh process, on the data's own inputs or on made-up ones."""
     from octavo.bench.fresh import measure_fresh
+    from octavo.runtimes.base import runtime_of
 
     opener = "octavo.runtimes.base:open_artifact"
     original = job.original
     if load(folded).program.kind == "graph":
         inputs = next(iter(original.data.batches(original.batch))).inputs if original else _blank(path)
         return measure_fresh(opener, path, inputs, threads=job.threads, repeat=200).as_dict()
-    ids = np.arange(PROMPT_TOKENS, dtype=np.int64)[None] % 100
+    context = job.forecast.here.context or PROMPT_TOKENS + DECODE_TOKENS
+    prompt = max(1, min(PROMPT_TOKENS, context - DECODE_TOKENS))
+    ids = np.arange(prompt, dtype=np.int64)[None] % 100
     if original is not None:
-        ids = np.concatenate([window.ids for window in original.data.windows])[None, :PROMPT_TOKENS]
-    found = measure_fresh(opener, path, {"ids": ids}, threads=job.threads, repeat=3, decode=DECODE_TOKENS)
+        ids = np.concatenate([window.ids for window in original.data.windows])[None, :prompt]
+    found = measure_fresh(
+        opener, path, {"ids": ids}, threads=job.threads, repeat=3, decode=min(DECODE_TOKENS, context - prompt),
+        context=context, kv=job.forecast.kv(runtime_of(path).name),
+    )  # fmt: skip
     return found.as_dict()
 
 
@@ -213,7 +225,7 @@ def _record(job: Job, rows: list[dict[str, Any]]) -> FitRecord:
         closest = min(judged, key=lambda row: (len(row["gates"]), exit_code(tuple(row["gates"]))))
         gates = tuple(closest["gates"])
     return FitRecord(
-        device="host",
+        device=job.device,
         slice_bytes=job.granted,
         candidates=tuple(rows),
         chosen=best["export"]["path"] if best else None,

@@ -72,15 +72,19 @@ def measure_fresh(
     repeat: int = 50,
     warmup: int = 5,
     decode: int = 0,
+    context: int | None = None,
+    kv: str | None = None,
     timeout: float | None = 600.0,
 ) -> Fresh:
     """Open `path` in a new process and time it. `decode` > 0: `inputs["ids"]` is a prompt, time prefill and decode too.
+
+    `context`, `kv`: positions and type of the KV cache, handed to the opener where given.
 
     For a language model `latency_ms` is the time per decoded token. Raises what the opener raises, WorkerDied,
     WorkerTimeout.
     """
     params = {"opener": opener, "path": str(path), "threads": threads}
-    params |= {"repeat": repeat, "warmup": warmup, "decode": decode}
+    params |= {"repeat": repeat, "warmup": warmup, "decode": decode, "context": context, "kv": kv}
     with Worker(threads=threads) as worker:
         reply = worker.call("octavo.bench.fresh:measure", params, inputs, timeout=timeout)
     result = reply.result
@@ -105,30 +109,42 @@ def measure(
     params: dict[str, Any], arrays: Arrays, emit: Callable[[dict[str, Any]], None]
 ) -> tuple[dict[str, Any], Arrays]:
     """The worker's end of `measure_fresh`. The baseline is read before the opener's module is imported."""
-    baseline = _peak_rss("self")
+    baseline = peak_rss("self")
     start = time.perf_counter()
-    module, _, name = params["opener"].partition(":")
-    opener = getattr(import_module(module), name, None)
-    if not callable(opener):
-        raise BadInput(f"opener {params['opener']!r} names no function.")
-    session = opener(Path(params["path"]), threads=params["threads"])
+    asked = {key: params[key] for key in ("context", "kv") if params[key] is not None}
+    session = open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
     load_ms = (time.perf_counter() - start) * 1e3
     emit({"loaded_ms": load_ms})
     try:
         if params["decode"]:
             clock = (lambda: float(session.seconds)) if hasattr(session, "seconds") else None
             ids = np.asarray(arrays["ids"], np.int64)
-            rate = time_language(session.step, ids, params["decode"], params["repeat"], clock=clock)
+            step = getattr(session, "step_last", session.step)  # as text is generated, where a session can
+            rate = time_language(step, ids, params["decode"], params["repeat"], clock=clock)
             latency, throughput = rate.per_token_ms, rate.as_dict()
         else:
             latency = time_session(lambda: session.step(arrays, None), params["repeat"], params["warmup"])
             throughput = None
-        children = [_peak_rss(str(pid)) for pid in _descendants()]
+        children = descendants_peak()
     finally:
         session.close()
     result = {"load_ms": load_ms, "latency": latency.as_dict(), "throughput": throughput}
-    result |= {"baseline_bytes": baseline, "children_rss_bytes": [size for size in children if size]}
+    result |= {"baseline_bytes": baseline, "children_rss_bytes": children}
     return result, {}
+
+
+def open_with(opener: str, path: Path, threads: int | None, **asked: Any) -> Any:
+    """A session, by the import path of what opens it. Raises BadInput, and what the opener raises."""
+    module, _, name = opener.partition(":")
+    function = getattr(import_module(module), name, None)
+    if not callable(function):
+        raise BadInput(f"opener {opener!r} names no function.")
+    return function(path, threads=threads, **asked)
+
+
+def descendants_peak() -> list[int]:
+    """Largest resident set, in bytes, of each process that this one started and that is still there."""
+    return [size for pid in _descendants() if (size := peak_rss(str(pid)))]
 
 
 def _descendants() -> list[int]:
@@ -147,7 +163,7 @@ def _descendants() -> list[int]:
     return sorted(family - {os.getpid()})
 
 
-def _peak_rss(pid: str) -> int:
+def peak_rss(pid: str) -> int:
     """Largest resident set of a process in bytes; 0 when it is gone. This process's own is known everywhere."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -11,15 +11,18 @@ from importlib import import_module
 import typer
 
 from octavo import __version__
+from octavo.cli.devices import devices
 from octavo.errors import OctavoError
 
 VERBS = {
     "fit": "The main job: fold, export, read back, run, measure, and say which build to ship.",
+    "plan": "Does it fit, how fast, how many joules, for how long? Nothing is converted.",
     "compress": "Stage one: write a compressed model (exact integer codes and scales).",
     "export": "Stage two: write a runtime's file, read it back and prove that it carries the same codes.",
     "inspect": "Say what a file or directory is: sizes, true bits per weight, schemes, lineage.",
     "run": "Run an artifact: text from a prompt, or outputs from inputs.",
     "verify": "Are the weights exact? How do outputs and accuracy compare with the original?",
+    "decide": "On the device, in the cloud, or split: latency, money, battery, and what would flip the answer.",
     "doctor": "Which runtimes work here, and what to do about those that do not.",
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report SIGINT and SIGPIPE
@@ -34,6 +37,7 @@ def _show_version(value: bool) -> None:
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _verb, _help in VERBS.items():
     app.command(_verb, help=_help)(getattr(import_module(f"octavo.cli.{_verb}"), _verb))
+app.add_typer(devices, name="devices")
 
 
 @app.callback(help="Fold a trained model until it fits a device, and prove that it still works there.")

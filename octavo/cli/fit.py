@@ -15,7 +15,7 @@ def fit(
     model: options.Model = None,
     scheme: Annotated[list[str], typer.Option("--scheme", help="A grid to try; may be repeated.")] = ["w8", "w4g32"],  # noqa: B006
     runtime: Annotated[list[str], typer.Option("--runtime", help="A runtime to try; may be repeated.")] = ["llamacpp"],  # noqa: B006
-    device: Annotated[str, typer.Option("--device", help="The device to fit: host.")] = "host",
+    device: Annotated[str, typer.Option("--device", help="The device to fit: a profile's name or .toml.")] = "host",
     slice: Annotated[str | None, typer.Option("--slice", help="Memory granted to the model, e.g. 2GB.")] = None,
     data: options.Data = None,
     x: options.X = "x",
@@ -23,7 +23,11 @@ def fit(
     max_drop: options.MaxDrop = None,
     confidence: options.Confidence = None,
     windows: options.Windows = 16,
-    context: options.Context = 256,
+    window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window of text.")] = 256,
+    context: Annotated[
+        int | None, typer.Option("--context", min=1, help="Positions of a language model's KV cache (default: 4096).")
+    ] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="Type of the KV cache: f16, q8_0, q4_0, …")] = None,
     embedding: options.Embedding = None,
     head: options.Head = None,
     allow_skip: options.AllowSkip = False,
@@ -43,7 +47,7 @@ def fit(
         record = api.fit(
             model, out=out, scheme=scheme, runtime=runtime, device=device, slice=slice, data=data,
             x=x, y=y, max_drop=max_drop, confidence=confidence,
-            windows=windows, context=context, embedding=embedding, head=head,
+            windows=windows, window=window, context=context, kv=kv, embedding=embedding, head=head,
             allow_skip=allow_skip, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
             force=force, progress=report,
         )  # fmt: skip

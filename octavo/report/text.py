@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from octavo.records import DoctorRecord, ExportRecord, FitRecord, ModelRecord, VerifyRecord
+from octavo.report.size import size as size
 
 COLOURS = {"exact": "green", "unknown": "yellow", "by numerics only": "yellow"}
 TENSORS_SHOWN = 40
+FIGURES = {"latency_ms": "latency, ms", "tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory"}
 WIDTH_OF_FILES = 160  # where nobody folds lines
 
 
@@ -22,16 +24,6 @@ def write(renderable: RenderableType) -> None:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)
     console.print(renderable)
-
-
-def size(count: float | None) -> str:
-    """Bytes as people say them: 1 MB is 10⁶ bytes."""
-    if count is None:
-        return "–"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 999.5 * scale else f"{count / scale:.0f} {unit}"
-    return f"{count:.0f} B"
 
 
 def interval(value: float | None, ends: Sequence[float | None] | None = None, unit: str = "") -> str:
@@ -118,7 +110,8 @@ def fit_summary(record: FitRecord) -> RenderableType:
         caption="file, bits: exact; the rest: measured here; memory: above the bare interpreter",
         caption_justify="left",
     )  # fmt: skip
-    for item in record.to_dict()["candidates"]:
+    candidates = record.to_dict()["candidates"]
+    for item in candidates:
         table.add_row(*_candidate(item))
     facts = _facts()
     facts.add_row("device", record.device)
@@ -128,7 +121,38 @@ def fit_summary(record: FitRecord) -> RenderableType:
     if record.report:
         facts.add_row("report", record.report)
     chosen = Text(f"chosen: {record.chosen}", style="bold green") if record.chosen else Text("none", style="bold red")
-    return Group(facts, table, *_gates(record.gates), chosen)
+    return Group(facts, table, *_beside(candidates), *_gates(record.gates), chosen)
+
+
+def _beside(candidates: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Predicted beside measured, one row per figure; nothing where nothing was measured."""
+    table = Table(
+        "scheme", "runtime", "on this machine", "predicted", "", "measured", "measured / predicted",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for item in candidates:
+        for row in item.get("beside", ()):
+            show = size if row["unit"] == "B" else _figure
+            table.add_row(
+                item["scheme"], item["runtime"], FIGURES[row["figure"]], *_predicted(row["predicted"], show),
+                show(row["measured"]), "–" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            )  # fmt: skip
+    return [Text(), table] if table.row_count else []
+
+
+def _predicted(figure: Mapping[str, Any], show: Callable[[float | None], str]) -> tuple[str, str]:
+    """`30 MB [27 MB, 36 MB]` and its kind."""
+    low, high = figure["low"], figure["high"]
+    if figure["value"] is None:
+        return "unknown", ""
+    ends = "" if low is None or high is None else f" [{show(low)}, {show(high)}]"
+    return show(figure["value"]) + ends, figure["kind"]
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def doctor_summary(record: DoctorRecord) -> RenderableType:

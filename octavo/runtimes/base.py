@@ -108,9 +108,18 @@ class Runtime(Protocol):
     def read_back(self, path: Path) -> ReadBack: ...
 
     def open(
-        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        units: tuple[str, ...] = ("cpu",),
+        context: int | None = None,
+        kv: str | None = None,
     ) -> Session:
-        """Load the file. `context`: positions of a sequence to make room for, where a runtime must know beforehand."""
+        """Load the file. `context`: positions of a sequence to make room for, where a runtime must know beforehand.
+
+        `kv`: type of the KV cache (default: what rounds least). Raises BadInput for one that the file cannot have.
+        """
         ...
 
     def discard(self, path: Path) -> None:
@@ -153,6 +162,8 @@ def runtime_of(path: Path) -> Runtime:
     return runtime(suffixes[path.suffix])
 
 
-def open_artifact(path: Path, *, threads: int | None = None) -> Session:
+def open_artifact(
+    path: Path, *, threads: int | None = None, context: int | None = None, kv: str | None = None
+) -> Session:
     """Open a file in the runtime that its suffix names."""
-    return runtime_of(path).open(path, threads=threads)
+    return runtime_of(path).open(path, threads=threads, context=context, kv=kv)

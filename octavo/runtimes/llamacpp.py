@@ -74,15 +74,21 @@ class LlamaCpp:
         return GgufReadBack(path)
 
     def open(
-        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        units: tuple[str, ...] = ("cpu",),
+        context: int | None = None,
+        kv: str | None = None,
     ) -> Session:
         """Load the file in llama.cpp, in a worker process. `context`: positions to make room for (see LlamaSession).
 
-        Raises Missing when units are asked for and the CPU is not among them.
+        Raises BadInput for an unknown `kv`; Missing when units are asked for and the CPU is not among them.
         """
         from octavo.runtimes.llama.session import LlamaSession
 
-        session: Session = LlamaSession(path, threads=threads, context=context, units=units)
+        session: Session = LlamaSession(path, threads=threads, context=context, units=units, kv_type=kv or "f32")
         return session
 
     def discard(self, path: Path) -> None:

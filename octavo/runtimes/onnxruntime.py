@@ -105,9 +105,20 @@ class OnnxRuntime:
         return OnnxReadBack(path)
 
     def open(
-        self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",), context: int | None = None
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        units: tuple[str, ...] = ("cpu",),
+        context: int | None = None,
+        kv: str | None = None,
     ) -> Session:
-        """Load the file in ONNX Runtime; see OnnxSession. Its cache grows as it is fed: `context` changes nothing."""
+        """Load the file in ONNX Runtime; see OnnxSession. Its cache grows as it is fed: `context` changes nothing.
+
+        Raises BadInput for a `kv` other than f32: the type of the cache is part of the graph.
+        """
+        if kv not in (None, "f32"):
+            raise BadInput(f"{path}: the graph has an f32 KV cache, not {kv}.", "Leave --kv out, or use llamacpp.")
         from octavo.runtimes.onnx.session import OnnxSession
 
         return OnnxSession(path, threads=threads, units=units)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import octavo
-from octavo.api.fit import parse_size
+from octavo.api.size import parse_size
 from octavo.api.verify import parse_share
 from octavo.cli import app
 from octavo.errors import BadInput, Refused
@@ -24,16 +24,19 @@ def fitted(stories260k: Path, shared: Path, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("fit") / "out"
     record = octavo.fit(
         stories260k, out=out, scheme=["w8g32", "w4g32"], runtime=["llamacpp", "onnxruntime"], allow_skip=True,
-        data=shared / "data/text/tinystories/stories_a.txt", windows=3, context=64, max_drop=0.9, threads=1,
+        data=shared / "data/text/tinystories/stories_a.txt", windows=3, window=64, max_drop=0.9, threads=1,
     )  # fmt: skip
     return record, out
 
 
-def test_every_candidate_is_measured(fitted: Any) -> None:
+def test_every_candidate_is_measured(fitted: Any, stories260k: Path) -> None:
     record, out = fitted
     rows = record.to_dict()["candidates"]
     tried = [(row["scheme"], row["runtime"]) for row in rows]
-    assert tried == [("w8g32", "llamacpp"), ("w8g32", "onnxruntime"), ("w4g32", "llamacpp"), ("w4g32", "onnxruntime")]
+    planned = octavo.plan(stories260k, scheme=["w8g32", "w4g32"], allow_skip=True)
+    order = [(row["scheme"], row["runtime"]) for row in planned.candidates]
+    assert tried == [pair for pair in order if pair in tried]  # the planner's order, each scheme folded once
+    assert sorted(tried) == sorted((s, r) for s in ("w8g32", "w4g32") for r in ("llamacpp", "onnxruntime"))
     for row in rows:
         path = out / row["export"]["path"]
         assert row["export"]["bytes"] == path.stat().st_size
@@ -84,8 +87,27 @@ def test_a_slice_that_nothing_fits_is_3(stories260k: Path, tmp_path: Path, capfd
     assert record["chosen"] is None
     assert record["slice_bytes"] == 1_000_000
     assert [gate["code"] for gate in record["gates"]] == [3]
-    assert "1,000,000" in record["gates"][0]["reason"]
-    assert (tmp_path / "out" / "w4g32.gguf").is_file()
+    assert "of 1 MB" in record["gates"][0]["reason"]
+    assert record["candidates"][0]["rejected"] == "by the plan"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]  # nothing was folded for it
+
+
+def test_what_is_planned_stands_beside_what_is_measured(fitted: Any) -> None:
+    for row in fitted[0].candidates:
+        beside = {item["figure"]: item for item in row["beside"]}
+        assert beside["peak_memory_bytes"]["measured"] == row["bench"]["peak_memory_bytes"]
+        assert beside["peak_memory_bytes"]["predicted"]["value"] == row["plan"]["memory"]["total"]
+        assert beside["tokens_per_second"]["measured"] == row["bench"]["tokens_per_second"]["decode"]
+
+
+def test_another_device_plans_for_it_and_measures_here(stories260k: Path, tmp_path: Path) -> None:
+    record = octavo.fit(stories260k, out=tmp_path / "out", scheme="w8g32", device="pixel-8", allow_skip=True, threads=1)
+    row = record.candidates[0]
+    assert record.device == "pixel-8"
+    assert record.slice_bytes == octavo.plan(stories260k, device="pixel-8").slice_bytes
+    assert row["plan"]["tokens_per_second"]["value"] > 0
+    assert row["plan_here"]["unit"] == "cpu"
+    assert row["beside"][0]["predicted"] == row["plan_here"]["tokens_per_second"]
 
 
 def test_a_budget_that_nothing_holds_is_4(
@@ -93,7 +115,7 @@ def test_a_budget_that_nothing_holds_is_4(
 ) -> None:
     text = shared / "data/text/tinystories/stories_a.txt"
     command = ["fit", stories260k, "--scheme", "w2g32", "--allow-skip", "--data", text, "--windows", 2]
-    command += ["--context", 32, "--max-drop", "0%", "-o", tmp_path / "out", "--threads", 1]
+    command += ["--window", 32, "--max-drop", "0%", "-o", tmp_path / "out", "--threads", 1]
     assert app.run(list(map(str, command))) == 4
     out = capfd.readouterr().out
     assert "gate failed (exit 4)" in out
@@ -103,7 +125,8 @@ def test_a_budget_that_nothing_holds_is_4(
 def test_a_refused_candidate_is_a_row_with_the_reason(stories260k: Path, tmp_path: Path) -> None:
     """Rows of 64 and 172 are no multiples of 256, which llama.cpp's ternary blocks need; 172 has no group of 32."""
     record = octavo.fit(stories260k, out=tmp_path / "out", scheme=["ternary", "w4g32", "fp16"], threads=1)
-    ternary, w4g32, fp16 = record.candidates
+    by_scheme = {row["scheme"]: row for row in record.candidates}
+    ternary, w4g32, fp16 = (by_scheme[name] for name in ("ternary", "w4g32", "fp16"))
     assert "multiple of 32" in ternary["reason"]
     assert "32 does not divide 172" in w4g32["reason"]
     assert fp16["export"]["weights"] == "exact"

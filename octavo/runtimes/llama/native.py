@@ -126,8 +126,9 @@ class Decoder:
             self.lib.llama_model_free(self.model)
         self.context = self.model = None
 
-    def step(self, ids: NDArray[Any], n_past: int) -> NDArray[Any]:
-        """Return logits float32 [n, vocab] for ids [n] placed after the first `n_past` positions of the cache.
+    def step(self, ids: NDArray[Any], n_past: int, last: bool = False) -> NDArray[Any]:
+        """Return logits float32 [n, vocab] for ids [n] placed after the first `n_past` positions of the cache; with `last`
+        only those of the last position, [1, vocab], as text is generated.
 
         Positions from `n_past` on are forgotten first, so 0 starts afresh and a smaller number goes back.
         Raises BadInput for ids outside the vocabulary, and for positions beyond the context or what is cached.
@@ -135,11 +136,12 @@ class Decoder:
         ids = checked_ids(ids, self.n_vocab, self.path.name)
         check_positions(n_past, len(ids), self.n_past, self.n_ctx)
         self.truncate(n_past)
-        logits = np.empty((len(ids), self.n_vocab), np.float32)
+        parts = []
         for start in range(0, len(ids), self.n_ubatch):
             part = ids[start : start + self.n_ubatch]
-            logits[start : start + len(part)] = self._decode(part)
-        return logits
+            wanted = len(part) if not last else int(start + len(part) == len(ids))
+            parts.append(self._decode(part, wanted))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def truncate(self, n_past: int) -> None:
         """Forget all cached positions from `n_past` on."""
@@ -150,18 +152,22 @@ class Decoder:
             raise OctavoError(f"{self.path}: this model's cache cannot go back to position {n_past}.", "Start afresh.")
         self.n_past = n_past
 
-    def _decode(self, ids: NDArray[Any]) -> NDArray[Any]:
+    def _decode(self, ids: NDArray[Any], wanted: int) -> NDArray[Any]:
+        """Logits [wanted, vocab] of the last `wanted` ids."""
         n = len(ids)
         with capi.batch_of(self.lib, n) as batch:
-            fill_batch(batch, ids, self.n_past)
+            fill_batch(batch, ids, self.n_past, wanted)
             status = self.lib.llama_decode(self.context, batch)
         if status != 0:
             raise OctavoError(f"{self.path}: llama_decode returned {status} for {n} ids: {complaints()}.")
         self.n_past += n
+        if not wanted:
+            return np.empty((0, self.n_vocab), np.float32)
         address = self.lib.llama_get_logits(self.context)
-        if self.lib.llama_get_logits_ith(self.context, -1) != address + (n - 1) * self.n_vocab * 4:
-            raise capi.LayoutMismatch(f"llama.cpp did not return logits for all {n} positions.")
-        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (n, self.n_vocab)).copy()
+        if self.lib.llama_get_logits_ith(self.context, -1) != address + (wanted - 1) * self.n_vocab * 4:
+            raise capi.LayoutMismatch(f"llama.cpp did not return logits for {wanted} of {n} positions.")
+        found = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (wanted, self.n_vocab))
+        return found.copy()
 
 
 def check_positions(n_past: int, n: int, cached: int, n_ctx: int) -> None:
@@ -172,8 +178,8 @@ def check_positions(n_past: int, n: int, cached: int, n_ctx: int) -> None:
         raise BadInput(f"{n_past} + {n} positions exceed the context of {n_ctx}.", "Open it with a larger context.")
 
 
-def fill_batch(batch: Any, ids: NDArray[Any], first: int) -> None:
-    """Write ids int32 [n] into a llama_batch: positions first, first + 1, ..., sequence 0, all logits wanted."""
+def fill_batch(batch: Any, ids: NDArray[Any], first: int, wanted: int) -> None:
+    """Write ids int32 [n] into a llama_batch: positions first, first + 1, ..., sequence 0, logits of the last `wanted`."""
     n = len(ids)
 
     def array(name: str, kind: Any) -> Any:
@@ -184,5 +190,5 @@ def fill_batch(batch: Any, ids: NDArray[Any], first: int) -> None:
     array("n_seq_id", ctypes.c_int32)[:] = 1
     for pointer in array("seq_id", ctypes.c_uint64):
         ctypes.c_int32.from_address(int(pointer)).value = 0
-    array("logits", ctypes.c_int8)[:] = 1
+    array("logits", ctypes.c_int8)[:] = np.arange(n) >= n - wanted
     ctypes.c_int32.from_buffer(batch).value = n

@@ -109,14 +109,16 @@ class Server:
             "generated_by": "llama.cpp server",
         }
 
-    def step(self, ids: NDArray[Any], n_past: int) -> NDArray[Any]:
-        """Return log-probabilities float32 [n, vocab]: one request per position, the prefix coming from the cache."""
+    def step(self, ids: NDArray[Any], n_past: int, last: bool = False) -> NDArray[Any]:
+        """Return log-probabilities float32 [n, vocab], with `last` [1, vocab] of the last id: one request per position,
+        the prefix coming from the cache."""
         ids = checked_ids(ids, self.n_vocab, self.path.name)
         check_positions(n_past, len(ids), self.n_past, self.n_ctx - 1)  # the server needs room for one more
         self._history = np.concatenate([self._history[:n_past], ids])
-        out = np.full((len(ids), self.n_vocab), -np.inf, np.float32)
-        for row in range(len(ids)):
-            prefix = self._history[: n_past + row + 1].tolist()
+        rows = 1 if last else len(ids)
+        out = np.full((rows, self.n_vocab), -np.inf, np.float32)
+        for row in range(rows):
+            prefix = self._history[: n_past + len(ids) - rows + row + 1].tolist()
             request = {"prompt": prefix, "max_tokens": 1, "n_probs": self.n_vocab, "temperature": 0.0}
             answer = self._server.handle_completions({**request, "cache_prompt": True})
             if "choices" not in answer:

@@ -105,6 +105,17 @@ class LlamaSession:
         State None starts afresh; a state may be used again as long as no other sequence was started since (going back
         forgets what came after it). Raises BadInput for a state that the cache no longer holds.
         """
+        return self._step(inputs, state, last=False)
+
+    def step_last(
+        self, inputs: dict[str, NDArray[Any]], state: Any = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+        """`step` as text is generated: logits float32 [1, 1, vocab], of the last id only."""
+        return self._step(inputs, state, last=True)
+
+    def _step(
+        self, inputs: dict[str, NDArray[Any]], state: Any, last: bool
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
         ids = np.asarray(inputs["ids"])
         if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0:
             raise BadInput(f"ids must have shape [1, n] with n >= 1; got {list(ids.shape)}.")
@@ -122,9 +133,10 @@ class LlamaSession:
         parts = []
         self.seconds = 0.0
         self._cached = n_past
-        for start in range(0, ids.shape[1], self._rows):
-            part = ids[0, start : start + self._rows].astype(np.int64)
-            reply = self._call("step", {"n_past": n_past}, {"ids": part})
+        rows = ids.shape[1] if last else self._rows
+        for start in range(0, ids.shape[1], rows):
+            part = ids[0, start : start + rows].astype(np.int64)
+            reply = self._call("step", {"n_past": n_past, "last": last}, {"ids": part})
             parts.append(reply.arrays["logits"])
             self.seconds += float(reply.result["seconds"])
             n_past = self._cached = int(reply.result["n_past"])

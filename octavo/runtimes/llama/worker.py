@@ -112,10 +112,10 @@ def close(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
 
 def step(params: dict[str, Any], arrays: Arrays, emit: Emit) -> Answer:
     """ids int64 [n] after `n_past` cached positions → logits float32 [n, vocab] (log-probabilities from a server), and
-    the seconds that llama.cpp took."""
+    the seconds that llama.cpp took. `last`: float32 [1, vocab], of the last position only."""
     opened = _of(params)
     start = time.perf_counter()
-    logits = opened.decoder.step(arrays["ids"], params["n_past"])
+    logits = opened.decoder.step(arrays["ids"], params["n_past"], bool(params.get("last")))
     seconds = time.perf_counter() - start
     return {"n_past": params["n_past"] + len(arrays["ids"]), "seconds": seconds}, {"logits": logits}
 
@@ -164,7 +164,7 @@ def _generate_ids(
     temperature = float(sampling.get("temperature", 0.0))
     out: list[int] = []
     marks = [time.perf_counter()]
-    logits = opened.decoder.step(ids, 0)[-1]
+    logits = opened.decoder.step(ids, 0, last=True)[-1]
     marks.append(time.perf_counter())
     while len(out) < room and not (out and out[-1] in ends):
         if temperature > 0:
