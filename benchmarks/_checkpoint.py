@@ -21,10 +21,11 @@ class Shape:
     hidden: int
     intermediate: int
     layers: int
+    vocabulary: int = VOCABULARY
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         keys = self.hidden // 4
-        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, self.hidden)}
+        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
         for layer in range(self.layers):
             at = f"model.layers.{layer}"
             found[f"{at}.self_attn.q_proj.weight"] = (self.hidden, self.hidden)
@@ -52,7 +53,7 @@ class Shape:
             "num_attention_heads": self.hidden // 64,
             "num_key_value_heads": self.hidden // 256,
             "head_dim": 64,
-            "vocab_size": VOCABULARY,
+            "vocab_size": self.vocabulary,
             "max_position_embeddings": 8192,
             "rms_norm_eps": 1e-5,
             "rope_theta": 500000.0,
@@ -60,8 +61,8 @@ class Shape:
             "attention_bias": False,
             "mlp_bias": False,
             "tie_word_embeddings": True,
-            "bos_token_id": 128000,
-            "eos_token_id": 128001,
+            "bos_token_id": self.vocabulary - 256,
+            "eos_token_id": self.vocabulary - 255,
             "torch_dtype": "bfloat16",
         }
 

@@ -145,7 +145,23 @@ def _reads(facts: ModelFacts, weighed: Weighed, context: int, kv_type: str) -> T
     if language is None:
         return TokenReads(weighed.read, 0.0, 0.0, known=False)
     kept = sum(context if layer.window is None else min(context, layer.window) for layer in language.kv if layer.key)
-    return TokenReads(weighed.read, kv_bytes(language, context, kv_type), float(language.heads * kept))
+    parts: dict[str, float] = {}
+    for scheme, nbytes in weighed.read_by:
+        word = precision(scheme) if scheme in KNOWN else scheme
+        parts[word] = parts.get(word, 0.0) + nbytes
+    parts = _without_floats(parts, weighed.scheme)
+    scores = float(language.heads * kept)
+    cached = float(kv_bytes(language, context, kv_type))
+    return TokenReads(weighed.read, cached, scores, parts=tuple(parts.items()), layers=len(language.kv))
+
+
+def _without_floats(parts: dict[str, float], scheme: str) -> dict[str, float]:
+    """Norms and biases stay float in every scheme: their few bytes count with the scheme's own."""
+    main = precision(scheme)
+    if main == "float" or "float" not in parts:
+        return parts
+    rest = {word: nbytes for word, nbytes in parts.items() if word != "float"}
+    return rest | {main: rest.get(main, 0.0) + parts["float"]}
 
 
 def _energy(device: Device, unit: Unit, kind: str, operations: float, moved: float, seconds: Quantity) -> Energy:

@@ -1,9 +1,9 @@
 """What the latency model sees of a network: sixteen amounts, counted from its operators and nothing else.
 
-Every reader's graph is counted by the same rules, so that a table of published architectures and a user's ONNX, TFLite or
-exported program speak of the same things:
+Every reader's graph is counted by the same rules, so that a table of published architectures and a user's ONNX, TFLite
+or exported program speak of the same things:
 
-- a batch norm behind a convolution or matmul is folded into it, and relu-like clamps are fused into what comes before;
+- a batch norm or a bias behind a convolution or matmul is folded into it, and relu-like clamps into what comes before;
 - `x · sigmoid(x)` and the four operators around an `Erf` are one activation, as in formats that have SiLU and GELU;
 - reshapes, splits, casts and quantisation are free; transpositions (`permuted`) and copies (`moved`) are not;
 - a fused attention operator is its two products and their softmax;
@@ -13,7 +13,6 @@ exported program speak of the same things:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from math import prod
 
 from octavo.core.facts import ModelFacts, OperatorFacts
@@ -43,8 +42,8 @@ QuantizeLinear DequantizeLinear DynamicQuantizeLinear
 RESHAPE SQUEEZE EXPAND_DIMS SLICE STRIDED_SLICE SPLIT SPLIT_V UNPACK SHAPE FILL RANGE CAST QUANTIZE DEQUANTIZE BITCAST
 BROADCAST_TO VAR_HANDLE READ_VARIABLE ASSIGN_VARIABLE
 view reshape _unsafe_view flatten unflatten squeeze unsqueeze expand expand_as split split_with_sizes chunk slice select
-clone contiguous alias detach detach_ dropout dropout_ feature_dropout unbind copy copy_ arange zeros ones full zeros_like
-ones_like full_like new_zeros scalar_tensor to _to_copy type_as float view_as reshape_as quantize_per_tensor
+clone contiguous alias detach detach_ dropout dropout_ feature_dropout unbind copy copy_ arange zeros ones full
+zeros_like ones_like full_like new_zeros scalar_tensor to _to_copy type_as float view_as reshape_as quantize_per_tensor
 dequantize_per_tensor quantize_per_channel dequantize_per_channel lift_fresh_copy
 """
 CLAMPS = "Relu Clip RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 relu relu_ relu6 relu6_ hardtanh hardtanh_ clamp clamp_"
@@ -52,6 +51,7 @@ FREE = frozenset(NOTHING_DONE.split())
 RELU = frozenset(CLAMPS.split())
 PERMUTED = frozenset(("Transpose", "TRANSPOSE", "permute", "transpose", "t"))
 BATCH_NORM = frozenset(("BatchNormalization", "batch_norm", "_native_batch_norm_legit_no_training"))
+ADD = frozenset(("Add", "ADD", "add", "add_"))
 SIGMOID = frozenset(("Sigmoid", "HardSigmoid", "LOGISTIC", "sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_"))
 ERF = frozenset(("Erf", "erf"))
 WEIGHTED = ("conv", "depthwise", "matmul", "recurrent")
@@ -62,19 +62,23 @@ ELEMENTS = {
     "gather": "moved_melements",
 }  # fmt: skip
 Features = dict[str, float]
-
-
-@lru_cache(maxsize=64)
-def _counted(facts: ModelFacts) -> tuple[float, ...]:
-    counter = _Counter(facts)
-    for operator in facts.operators:
-        counter.add(operator)
-    return tuple(counter.found[name] for name in TERMS)
+KEPT = 32
+_counted: dict[int, tuple[ModelFacts, Features]] = {}  # by identity: hashing facts costs more than counting them
 
 
 def features(facts: ModelFacts) -> Features:
     """The TERMS of a network at batch 1. Of anything but a network: none."""
-    return dict(zip(TERMS, _counted(facts), strict=True)) if facts.kind == "network" else {}
+    if facts.kind != "network":
+        return {}
+    known = _counted.get(id(facts))
+    if known is None or known[0] is not facts:
+        counter = _Counter(facts)
+        for operator in facts.operators:
+            counter.add(operator)
+        if len(_counted) >= KEPT:
+            _counted.pop(next(iter(_counted)), None)
+        _counted[id(facts)] = known = facts, counter.found
+    return dict(known[1])
 
 
 class _Counter:
@@ -98,8 +102,8 @@ class _Counter:
     def _free(self, operator: OperatorFacts) -> bool:
         if operator.op in FREE or operator.op in RELU or operator.kind == "other":
             return True
-        if operator.op in BATCH_NORM:
-            return self._behind_weights(operator)
+        if operator.op in BATCH_NORM or (operator.op in ADD and len(operator.inputs) == 1 and operator.weights):
+            return self._behind_weights(operator)  # a bias, where a weight is all that is added
         if operator.kind == "elementwise" and len(operator.inputs) == 2:
             return self._gates(*operator.inputs)
         return False

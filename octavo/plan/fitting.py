@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, isfinite
+from math import exp, isfinite, nan
 from statistics import fmean
 
 import numpy as np
@@ -159,8 +159,8 @@ def _coefficients(
         terms={name: _short(value) for name, value in terms.terms.items() if value > 0},
         low=round(low, 4),
         high=round(high, 4),
-        median_error=round(float(np.median(errors)), 4) if errors else 1.0,
-        p90_error=round(float(np.quantile(errors, 0.9)), 4) if errors else 1.0,
+        median_error=round(float(np.median(errors)), 4) if errors else nan,
+        p90_error=round(float(np.quantile(errors, 0.9)), 4) if errors else nan,
         rows=len(own),
         models=len({row.model for row in own}),
         ranges={name: (_short(low), _short(high)) for name, (low, high) in terms.ranges.items()},

@@ -48,6 +48,9 @@ COMPILED_CONTEXT = 4096  # that the published NPU packages are compiled for, whe
 DECODE_DEFAULT = {"cpu": (0.6, 0.35, 0.85), "other": (0.7, 0.4, 0.9)}
 PREFILL_DEFAULT = (0.2, 0.05, 0.6)  # share of the unit's peak rate
 DEFAULT_SOURCE = "judgement: phones reach 0.6 to 0.85 of the datasheet's bandwidth; wider, as nothing was measured"
+# Operators of a decoder: in a layer, and besides. llama.cpp's graph of a Llama with flash attention; ONNX Runtime's of
+# Octavo's export of one, once optimised (399 for 6 layers, 21 of them outside the layers).
+OPERATORS = {"llamacpp": (19, 5), "onnxruntime": (63, 21)}
 OTHER_PRECISION = 1.5  # factor by which an interval widens that was fitted for another precision
 UNKNOWN_SHAPE = 1.3  # factor by which it widens when only the size of a model is known
 
@@ -56,13 +59,16 @@ UNKNOWN_SHAPE = 1.3  # factor by which it widens when only the size of a model i
 class TokenReads:
     """What decoding one token reads: bytes of weights, bytes of the KV cache; and `scores`, attention scores computed
     (head × position × layer). `known`: whether the shape of the model is; `shape`: its `shape_label`, by which a device
-    on which this very architecture was measured is known."""
+    on which this very architecture was measured is known. `parts`: `weights` by the precision they are in, where they are
+    in several; `layers`: of the decoder."""
 
     weights: float
     kv: float
     scores: float
     known: bool = True
     shape: str = ""
+    parts: tuple[tuple[str, float], ...] = ()
+    layers: int = 0
 
     @property
     def total(self) -> float:
@@ -124,7 +130,7 @@ def decode(
     bandwidth = device.bandwidth
     if bandwidth.value is None or reads.total <= 0:
         return Quantity(None, "tokens/s", Kind.UNKNOWN, source=f"{device.title}: memory bandwidth unknown")
-    share = efficiency(device, runtime, precision, unit, reads.shape)
+    share = _share_of(device, reads, runtime, precision, unit)
     compiled = COMPILED.get(runtime)
     nbytes = reads.total + (compiled.score_bytes * reads.scores if compiled else 0.0)
     value, low, high = (part * bandwidth.value / nbytes for part in _bounds(share))
@@ -138,9 +144,34 @@ def decode(
         value = limit / (2 * macs)
         low, high = min(low, value / 2), min(high, value)
         source += f"; held to {value:.3g} by the CPU's {limit / 1e9:.3g} GOP/s"
+    per_token = _dispatch(reads, runtime, unit)
+    if per_token is not None:
+        value, low, high = (1 / (1 / rate + per_token) for rate in (value, low, high))
+        source += f"; and {1e3 * per_token:.3g} ms to start its operators"
     if not reads.known:
         low, high, source = low / UNKNOWN_SHAPE, high * UNKNOWN_SHAPE, source + "; only the size is known, no KV cache"
     return Quantity(value, "tokens/s", Kind.ESTIMATED, low, max(high, value), share.n, source, share.date)
+
+
+def _dispatch(reads: TokenReads, runtime: str, unit: Unit | None) -> float | None:
+    """Seconds that starting the operators of one token takes, where it was measured on the unit."""
+    known = unit.overhead_ms.get(runtime) if unit is not None else None
+    if known is None or known.value is None or runtime not in OPERATORS or not reads.layers:
+        return None
+    each, besides = OPERATORS[runtime]
+    return 1e-3 * known.value * (reads.layers * each + besides)
+
+
+def _share_of(device: Device, reads: TokenReads, runtime: str, precision: str, unit: Unit | None) -> Quantity:
+    """The efficiency of all that a token reads: each precision's own where it was measured here, for its part."""
+    main = efficiency(device, runtime, precision, unit, reads.shape)
+    known = [f"{runtime}.{word}" in device.decode_efficiency for word, _ in reads.parts]
+    if len(reads.parts) < 2 or not all(known):
+        return main
+    shares = [(nbytes, _bounds(efficiency(device, runtime, word, unit, reads.shape))) for word, nbytes in reads.parts]
+    shares.append((reads.kv, _bounds(main)))
+    value, low, high = (reads.total / sum(n / ends[i] for n, ends in shares) for i in range(3))
+    return Quantity(value, "1", Kind.ESTIMATED, low, high, main.n, f"{main.source}; each precision its own", main.date)
 
 
 def efficiency(device: Device, runtime: str, precision: str, unit: Unit | None = None, shape: str = "") -> Quantity:

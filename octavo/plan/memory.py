@@ -19,7 +19,7 @@ from octavo.core.liveness import activation_peak
 from octavo.core.quantity import Kind, Quantity
 from octavo.errors import BadInput, nearest
 from octavo.plan.reckon import ends
-from octavo.plan.schemes import AS_IS, plan_scheme
+from octavo.plan.schemes import AS_IS, FLOAT_BITS, plan_scheme
 from octavo.plan.weights import Scale, Weighed, scale_of
 
 CLIFF = (
@@ -31,17 +31,21 @@ KV_CHOICES = {"llamacpp": tuple(KV_TYPES), "onnxruntime": ("f32",)}  # others: f
 FAR = 2**24  # positions; beyond any context
 LLAMA_ROUND = 256  # llama.cpp rounds its context up to this many positions
 
-# Measured here (x86-64 Linux, November 2026, xllamacpp 2026.10, onnxruntime 1.32): resident bytes above a bare
-# interpreter with numpy, once the library is loaded and a model of 0.3 to 3.4 MB has run, less what is counted below.
+# Measured here (x86-64 Linux, November 2026, xllamacpp 2026.10, onnxruntime 1.32, models of 0.3 to 104 MB): the largest
+# resident set of a fresh process above a bare interpreter with numpy, less what is counted below.
 HERE = "resident memory of a fresh process here"
 MEASURED_OVERHEAD = {
-    "llamacpp": Quantity(20e6, "B", Kind.MEASURED, 16e6, 24e6, 4, HERE, "2026-11-22"),
-    "onnxruntime": Quantity(43e6, "B", Kind.MEASURED, 40e6, 48e6, 4, HERE, "2026-11-22"),
+    "llamacpp": Quantity(25e6, "B", Kind.MEASURED, 16e6, 30e6, 11, HERE, "2026-11-22"),
+    "onnxruntime": Quantity(50e6, "B", Kind.MEASURED, 31e6, 56e6, 12, HERE, "2026-11-22"),
 }
-# Beside its weights a runtime may hold them again, as a share of their bytes: low, value, high. ONNX Runtime was at
-# 0.88, 0.99 and 1.17 for exports of 104, 73 and 3.2 MB (1.32, CPU; as loaded, and what it prepacks); llama.cpp maps its
-# file.
-COPIES = {"onnxruntime": (0.8, 0.95, 1.2)}
+# What loading leaves beside the weights: a share of their bytes (low, value, high), and up to HEAP bytes that are freed
+# and not given back. ONNX Runtime, from exports of four synthetic Llamas (25, 45, 50 and 105 million weights, w8 and
+# w4g32: 18 to 107 MB; 1.32, one thread; the same file differs by up to 23 MB from run to run). Halves are widened to
+# fp32 on a CPU. llama.cpp maps its file.
+COPIES = {"onnxruntime": (0.0, 0.12, 0.6)}
+COPIES_OF_FLOATS = {"onnxruntime": (0.7, 1.1, 1.6)}  # fp32 products are prepacked: 1.0 and 1.2 of 105 MB
+HEAP = {"onnxruntime": 10_000_000}
+NO_COPIES = (0.0, 0.0, 0.0)
 SCALED = "not measured on this device: the figure of an x86-64 host, halved to tripled"
 GUESSED = Quantity(
     30e6, "B", Kind.ESTIMATED, 5e6, 120e6, None, "judgement: a mobile runtime's library and delegate", "2026-11-22"
@@ -118,22 +122,37 @@ def memory_of(
     prompt: int | None,
     activation_bytes: float | None,
     overhead: Quantity,
+    *,
+    on_cpu: bool = True,
 ) -> Memory:
-    """`memory` of weights that were weighed already."""
+    """`memory` of weights that were weighed already. `on_cpu`: whether the unit is one."""
     runtime = weighed.runtime
-    copies = COPIES.get(runtime, (0.0, 0.0, 0.0))
-    low, value, high = (round(end + c * weighed.bytes) for end, c in zip(ends(overhead), copies, strict=True))
+    halves = on_cpu and weighed.scheme == "fp16"
+    floats = weighed.scheme in FLOAT_BITS
+    copies = (COPIES_OF_FLOATS if floats else COPIES).get(runtime, NO_COPIES)
+    left = min(HEAP.get(runtime, 0), weighed.bytes) + weighed.repacked
+    low, value, high = (
+        round(end + _again(facts, weighed, c, halves and runtime in COPIES)) + part
+        for end, c, part in zip(ends(overhead), copies, (0, left, left), strict=True)
+    )
     if facts.kind == "size":
         total = weighed.bytes + value
         least, most = weighed.bytes + low, weighed.bytes + high
-        return Memory(weighed.bytes, None, None, value, total, least, most, source=_told(overhead, copies[1]))
+        return Memory(weighed.bytes, None, None, value, total, least, most, source=_told(overhead, weighed, copies[1]))
     width = activation_width(weighed.scheme) if activation_bytes is None else activation_bytes
     cache, peak, notes = working(facts, runtime, context, kv_type, prompt, width)
     spread = 1.5 if facts.language is None else 1.15
     total = weighed.bytes + cache + peak + value
     most = weighed.bytes + cache + round(peak * spread) + high
     least = weighed.bytes + cache + peak + low
-    return Memory(weighed.bytes, cache, peak, value, total, least, most, notes, _told(overhead, copies[1]))
+    return Memory(weighed.bytes, cache, peak, value, total, least, most, notes, _told(overhead, weighed, copies[1]))
+
+
+def _again(facts: ModelFacts, weighed: Weighed, copies: float, widened: bool) -> float:
+    """Bytes of weights that loading leaves beside them; halves that are `widened` take what fp32 takes, never more."""
+    if not widened:
+        return copies * weighed.bytes
+    return max(0.0, min((1 + 2 * copies) * weighed.bytes, 4 * facts.parameters * (1 + copies) - weighed.bytes))
 
 
 def working(
@@ -153,9 +172,13 @@ def working(
     return found
 
 
-def _told(overhead: Quantity, copies: float) -> str:
-    again = f"; and {copies:.0%} of the weights again while it loads (measured on an x86-64 host)" if copies else ""
-    return f"{overhead.kind}: {overhead.source}{again}"
+def _told(overhead: Quantity, weighed: Weighed, copies: float) -> str:
+    text = f"{overhead.kind}: {overhead.source}"
+    if copies:
+        text += f"; and {copies:.0%} of the weights again, that loading leaves (measured on an x86-64 host)"
+    if weighed.repacked:
+        text += f"; {weighed.repacked:,} bytes of weights in the kernels' own layout beside the file's"
+    return text
 
 
 def default_context(facts: ModelFacts) -> int:
@@ -197,11 +220,10 @@ def kv_refusal(runtime: str, kv_type: str | None) -> str:
 
 def overhead_of(runtime: str, known: dict[str, Quantity] | None = None, here: bool = True) -> Quantity:
     """What the runtime itself takes, in B: out of a profile's `known`, else measured here, scaled where that is not
-    `here`, or a guess."""
-    found = (known or {}).get(runtime)
-    if found is not None and found.value is not None:
+    `here`, or a guess. What was measured here goes before an estimate of here."""
+    found, measured = (known or {}).get(runtime), MEASURED_OVERHEAD.get(runtime)
+    if found is not None and found.value is not None and not (here and measured and found.kind is not Kind.MEASURED):
         return found
-    measured = MEASURED_OVERHEAD.get(runtime)
     if measured is None or measured.value is None:
         return GUESSED
     if here:
@@ -260,8 +282,9 @@ def _language_peak(facts: ModelFacts, runtime: str, context: int, prompt: int | 
     """The activation peak of the prompt's largest chunk (decoding one token never needs more)."""
     rule = PREFILL.get(runtime, PREFILL_ELSEWHERE)
     tokens = default_prompt(context) if prompt is None else prompt
-    # llama.cpp reserves a whole chunk whatever the prompt is
-    rows = min(rule.chunk, context) if runtime == "llamacpp" else min(tokens, rule.chunk or tokens, context)
+    rows = max(
+        1, min(tokens, rule.chunk or tokens, context)
+    )  # llama.cpp reserves a chunk, and touches as much as is asked
     if facts.decoder is None:
         return activation_peak(facts).bytes * rows
     past = context - rows if rule.scores == "materialised" else 0

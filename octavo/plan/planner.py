@@ -19,11 +19,12 @@ from octavo.plan.schemes import AS_IS, KNOWN, PlanScheme, plan_scheme, runtimes
 from octavo.plan.weights import Scale, Weighed
 
 RULE = (
-    "what fits with room comes first, then what fits only just, then what does not; of each what Octavo exports and "
-    "runs today; of that the most bits per weight, as they lose least (8 and more count alike), but of what may not "
-    "fit the leanest; of equals the fastest"
+    "what fits with room comes first, then what fits only just (what has fewer than 4 bits a weight after both, as it "
+    "loses much), then what does not; of each what Octavo exports and runs today; of that the most bits per weight (8 "
+    "and more count alike), but of what may not fit the leanest; of equals the fastest"
 )
 RUNS = {"llamacpp": ("cpu",), "onnxruntime": ("cpu",)}  # units on which Octavo runs a runtime's files today
+FEW_BITS = 4.0  # below, rounding loses so much that room is no consolation
 ENOUGH_BITS = 8.0  # int8 per channel costs next to nothing; more bits are no reason to choose
 DEFAULT = {
     "network": ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4"),
@@ -210,7 +211,9 @@ def weigh_up(facts: ModelFacts, device: Device, way: Way, weighed: Weighed, sett
     """Memory on this device; weights that are read in place from another memory than RAM take none of it."""
     overhead = overhead_of(way.runtime, device.runtime_memory, here=device.kind == "host")
     width = width_of(facts, way, weighed.scheme)
-    found = memory_of(facts, weighed, setting.context, setting.kv_type, setting.prompt, width, overhead)
+    found = memory_of(
+        facts, weighed, setting.context, setting.kv_type, setting.prompt, width, overhead, on_cpu=way.kind == "cpu"
+    )
     if device.weight_storage.value is None:
         return found
     count = found.weights
@@ -262,11 +265,14 @@ def _longest(facts: ModelFacts, way: Way, weighed: Weighed, setting: Setting, me
 
 def _rank(candidate: Candidate) -> tuple[float, ...]:
     """RULE, as a sort key; refused pairs last."""
-    fit = 4 if candidate.refused else 3 if candidate.fits is False else 2 if candidate.fits is None else candidate.tight
+    bits = precision_bits(KNOWN.get(candidate.scheme))
+    fit = 6 if candidate.refused else 5 if candidate.fits is False else 4 if candidate.fits is None else 0
+    if candidate.fits:
+        fit = candidate.tight + 2 * (bits < FEW_BITS)
     total = candidate.memory.total if candidate.memory else inf
-    bits = -min(ENOUGH_BITS, precision_bits(KNOWN.get(candidate.scheme)))
-    leanest = total if fit in (1, 3) else 0  # of what may not fit, the likeliest to
-    return float(fit), not candidate.made, leanest, bits, _slowness(candidate.costs), total
+    leanest = total if fit in (1, 3, 5) else 0  # of what may not fit, the likeliest to
+    least = -min(ENOUGH_BITS, bits)
+    return float(fit), not candidate.made, leanest, least, _slowness(candidate.costs), total
 
 
 def precision_bits(scheme: PlanScheme | None) -> float:

@@ -28,7 +28,7 @@ def remedies(plan: DevicePlan, candidate: Candidate) -> list[Remedy]:
     memory, granted = candidate.memory, plan.setting.granted.value
     if memory is None or granted is None or plan.holds(memory):
         return []
-    found = [_bits(plan, candidate), _context(plan, candidate), _cache(plan, candidate), _parameters(plan, candidate)]
+    found = [_cache(plan, candidate), _context(plan, candidate), _bits(plan, candidate), _parameters(plan, candidate)]
     needed = round(memory.total / (1 - plan.setting.reserve))
     found.append(Remedy("larger slice", needed, memory.total, f"a slice of {size(needed)}"))
     return [remedy for remedy in found if remedy is not None]

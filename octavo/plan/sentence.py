@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octavo.plan.memory import CLIFF
-from octavo.plan.planner import Candidate, DevicePlan, precision_bits
+from octavo.plan.planner import ENOUGH_BITS, Candidate, DevicePlan, precision_bits
 from octavo.plan.remedy import remedies
 from octavo.plan.say import listed, milliseconds, runtime, size, span
 from octavo.plan.schemes import AS_IS, KNOWN
@@ -103,13 +103,22 @@ def _at(plan: DevicePlan) -> str:
 
 
 def _quicker(plan: DevicePlan, best: Candidate) -> str:
-    """The fastest that fits as surely, where it is another by a third or more."""
-    rivals = [c for c in plan.candidates if c.fits and c.tight <= best.tight and _pace(c) > 1.3 * _pace(best) > 0]
+    """The fastest that fits as surely with as many bits, where it is another by a third or more."""
+    bits = _bits(best)
+    rivals = [
+        c
+        for c in plan.candidates
+        if c.fits and c.tight <= best.tight and _bits(c) >= bits and _pace(c) > 1.3 * _pace(best) > 0
+    ]
     if not rivals:
         return ""
     fastest = max(rivals, key=lambda c: (_pace(c), c.made))
     tail = "" if fastest.made else f". {_planned(fastest).rstrip('.')}"
     return f"{_capital(name(fastest))} is quicker: {speed(fastest)}{tail}."
+
+
+def _bits(candidate: Candidate) -> float:
+    return min(ENOUGH_BITS, precision_bits(KNOWN.get(candidate.scheme)))
 
 
 def _pace(candidate: Candidate) -> float:
@@ -123,11 +132,15 @@ def _pace(candidate: Candidate) -> float:
 
 
 def _only_just(plan: DevicePlan, best: Candidate) -> str:
-    """A scheme of more bits than the best that fits only if the device grants what it is thought to."""
-    if best.tight or best.scheme == AS_IS:
+    """A scheme of more bits than the best, that fits only just; or, of a best that does so, one that has room."""
+    if best.tight:
+        roomy = next((c for c in plan.candidates if c.fits and not c.tight and c.made and c.memory), None)
+        return f"{_capital(name(roomy))} fits with room ({size(roomy.memory.total)})." if roomy and roomy.memory else ""
+    if best.scheme == AS_IS:
         return ""
-    bits, low = precision_bits(KNOWN[best.scheme]), plan.setting.granted.low
-    finer = [c for c in plan.candidates if c.fits and c.tight and c.made and precision_bits(KNOWN.get(c.scheme)) > bits]
+    low = plan.setting.granted.low
+    finer = [c for c in plan.candidates if c.fits and c.tight and c.made and _bits(c) > _bits(best)]
+    finer.sort(key=lambda c: -_bits(c))
     if not finer or low is None or finer[0].memory is None:
         return ""
     return f"{_capital(name(finer[0]))} needs {size(finer[0].memory.total)} and fits only just: {size(low)} is certain."
@@ -136,7 +149,8 @@ def _only_just(plan: DevicePlan, best: Candidate) -> str:
 def _out(plan: DevicePlan, best: Candidate) -> str:
     """What of more bits does not fit, with its numbers: of each scheme that fits nowhere the leanest."""
     held = {c.scheme for c in plan.candidates if c.fits}
-    held |= {name for name, known in KNOWN.items() if precision_bits(known) < precision_bits(KNOWN.get(best.scheme))}
+    coarser = precision_bits(KNOWN.get(best.scheme))
+    held |= {name for name, known in KNOWN.items() if precision_bits(known) < coarser}
     leanest: dict[str, int] = {}
     for candidate in plan.candidates:
         if candidate.fits is False and candidate.memory is not None and candidate.scheme not in held:

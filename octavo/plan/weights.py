@@ -25,7 +25,9 @@ SHARES_TIED = ("llamacpp", "onnxruntime")  # store a weight that embedding and h
 @dataclass(frozen=True)
 class Weighed:
     """`bytes`: of all weights; `read`: of those that one token or inference reads (embedding rows are gathered, experts
-    chosen); `bits`: true bits per weight. `made`: whether Octavo can export this today. `refused`: why not at all."""
+    chosen); `bits`: true bits per weight. `made`: whether Octavo can export this today. `refused`: why not at all.
+    `read_by`: `read` by the scheme of what is read; `repacked`: bytes of which the runtime keeps a second
+    form in memory, in its kernels' own layout."""
 
     scheme: str
     runtime: str
@@ -36,6 +38,8 @@ class Weighed:
     notes: tuple[str, ...] = ()
     refused: str = ""
     remedy: str = ""
+    read_by: tuple[tuple[str, float], ...] = ()
+    repacked: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class Scale:
         found = {role: KNOWN[scheme.name] for role, scheme in chosen.items()}
         found["matmul"] = found["conv"] = main
         if main.activation != "float":  # a static graph is quantised throughout; 8 bits where the weights have fewer
-            found["embedding"] = found["head"] = KNOWN["w8a8" if main.activation == "int8" else "w8a16"]
+            large = KNOWN["w8a8" if main.activation == "int8" else "w8a16"]
+            found["embedding"] = found["embedding"] if self.embedding or (self.tied and self.head) else large
+            found["head"] = found["head"] if self.head else large
         return found
 
     def _bare(self, scheme: PlanScheme, runtime: str) -> Weighed:
@@ -135,22 +141,35 @@ class _Tally:
         self.scale, self.runtime = scale, runtime
         self.bytes = 0
         self.read = 0.0
+        self.read_by: dict[str, float] = {}
+        self.repacked = 0
         self.made = True
         self.notes: dict[str, int] = {}
 
     def add(self, group: _Group, chosen: PlanScheme | None) -> None:
         """Count a group. Raises Refused when the scheme or the runtime cannot hold it."""
         if self.scale.file_runtime is not None:
-            one = group.stored_bytes // group.count
+            name, one = group.stored, group.stored_bytes // group.count
             self.made = self.runtime in carriage_table()
         else:
-            one = self._bytes(group, self._scheme(group, chosen))
-        self.read += one * group.count * group.share
+            name = self._scheme(group, chosen)
+            one = self._bytes(group, name)
+        part = one * group.count * group.share
+        self.read += part
+        self.read_by[name] = self.read_by.get(name, 0.0) + part
+        if self._twice(group, name):
+            self.repacked += one * group.count
         copies = 1
         if group.role == "embedding" and self.scale.tied and self.runtime not in SHARES_TIED:
             copies = 2
             self.note(f"{self.runtime} is taken to store the weight that embedding and head share twice")
         self.bytes += one * group.count * copies
+
+    def _twice(self, group: _Group, scheme: str) -> bool:
+        """Whether the runtime keeps the file's form beside its kernels' own: of a tied table the one is gathered from, the
+        other multiplied with."""
+        tied = group.role == "embedding" and self.scale.tied
+        return self.runtime == "onnxruntime" and tied and scheme not in FLOAT_BITS
 
     def note(self, text: str, count: int = 0) -> None:
         self.notes[text] = self.notes.get(text, 0) + count
@@ -202,6 +221,8 @@ class _Tally:
             bits,
             self.made,
             notes + _planned(self.made, scheme, self.runtime),
+            read_by=tuple(self.read_by.items()),
+            repacked=self.repacked,
         )
 
 

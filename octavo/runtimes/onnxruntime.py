@@ -130,14 +130,14 @@ class OnnxRuntime:
         """
         from octavo.runtimes.onnx.read import data_files, parse
 
-        return [path, *data_files(path, parse(path))]
+        return [path, *data_files(path, parse(path, headers=True))]
 
     def run_line(self, path: Path) -> str:
         """The command that runs the file; only a graph's inputs are the reader's to put in. Raises BadInput."""
         from octavo.runtimes.onnx.read import parse
         from octavo.runtimes.onnx.session import assets_of
 
-        model = parse(path)
+        model = parse(path, headers=True)
         given = "--input X.npz"
         if any(item.key == KEY and "eos" in Manifest.from_json(item.value).extra for item in model.metadata_props):
             given = "-p 'Once upon a time'" if "tokenizer.json" in assets_of(model) else "--ids 1,2,3"

@@ -108,7 +108,7 @@ def test_llama_cpps_compute_buffer_is_what_it_reports():
         ({"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16}, 512, 53.5176),
     ):
         facts = llama(SMALL, num_key_value_heads=2, max_position_embeddings=4096, **sizes)
-        found = memory(facts, "fp16", "llamacpp", context).activations
+        found = memory(facts, "fp16", "llamacpp", context, prompt=512).activations
         assert found is not None
         assert found / 2**20 == pytest.approx(reported, rel=0.01)
 
@@ -118,14 +118,14 @@ def test_llama_cpps_compute_buffer_is_what_it_reports():
     ({"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6,
       "num_key_value_heads": 2}, "w8", 256, 59_035_648),
     ({"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6, "head_dim": 128, "vocab_size": 16000,
-      "tie_word_embeddings": False, "torch_dtype": "bfloat16"}, "w8", 64, 237_977_600),
+      "tie_word_embeddings": False, "torch_dtype": "bfloat16"}, "w8", 64, 191_270_912),
     ({"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6, "head_dim": 128, "vocab_size": 16000,
-      "tie_word_embeddings": False, "torch_dtype": "bfloat16"}, "w4g32", 512, 239_095_808),
+      "tie_word_embeddings": False, "torch_dtype": "bfloat16"}, "w4g32", 256, 204_558_336),
 ])  # fmt: skip
 def test_onnxruntimes_peak_is_what_was_measured(sizes, scheme, prompt, measured):
     # largest resident set of a fresh process above its start, ONNX Runtime 1.32, exports of models of these shapes
     found = memory(llama(SMALL, **sizes), scheme, "onnxruntime", prompt + 8, prompt=prompt)
-    assert found.total == pytest.approx(measured, rel=0.10)
+    assert found.total == pytest.approx(measured, rel=0.20)  # one file differs by 23 MB from run to run
     assert found.low <= measured <= found.high
 
 

@@ -17,6 +17,7 @@ LOGITS_FROM = "llama.cpp C API"
 UBATCH = 512
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # ggml_type
 FLASH_OFF, FLASH_AUTO = 0, -1
+NOT_MAPPED = 0  # llama_load_mode: read into memory of llama.cpp's own
 WARNING, CONTINUED = 3, 5  # ggml_log_level: 3 warning, 4 error; 5 continues the line before
 
 _complaints: deque[str] = deque(maxlen=8)
@@ -84,7 +85,8 @@ class Decoder:
         self.lib = capi.library()
         self.path = path
         self.context: int | None = None
-        self.model: int | None = load(path, use_extra_bufts=repack)
+        # Not mapped: what is repacked for the CPU's kernels (Q4_0) would be there twice, as the file has it and repacked.
+        self.model: int | None = load(path, use_extra_bufts=repack, load_mode=NOT_MAPPED)
         self.n_vocab = int(self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model)))
         self.n_past = 0
         try:

@@ -91,13 +91,21 @@ class OnnxReadBack:
         return array
 
 
-def parse(path: Path) -> Any:
-    """The ModelProto of a file. Raises BadInput when it is damaged or no ONNX file, or lacks a data file."""
+def parse(path: Path, *, headers: bool = False) -> Any:
+    """The ModelProto of a file; with `headers` large initializers come without their data.
+
+    Raises BadInput when it is damaged or no ONNX file, or lacks a data file.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
+    from octavo.runtimes.onnx.outline import outline
+
     try:
-        model = onnx.load_model(str(path), load_external_data=False)
+        if headers:
+            model = onnx.ModelProto.FromString(outline(path))
+        else:
+            model = onnx.load_model(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError, RuntimeError) as error:
         raise BadInput(f"{path}: onnx cannot read it ({type(error).__name__}: {error}).", AGAIN) from error
     if not model.graph.node or not model.opset_import:

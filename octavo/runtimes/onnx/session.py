@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from octavo.core.manifest import Manifest
+from octavo.core.manifest import EditedManifest, Manifest
 from octavo.errors import BadInput, Missing, OctavoError
 from octavo.runtimes.base import Arrays, Placement
 from octavo.runtimes.onnx.read import AGAIN, checked_manifest, parse
@@ -129,8 +129,11 @@ def _inspect(path: Path) -> tuple[Manifest | None, dict[str, bytes], bool]:
     """Manifest, assets, and whether activations are quantised; after the structure has been checked."""
     import onnx
 
-    model = parse(path)
-    manifest = checked_manifest(model)
+    model = parse(path, headers=True)
+    try:
+        manifest = checked_manifest(model)
+    except EditedManifest:  # or a large tensor that is no weight, whose data is part of the program
+        manifest = checked_manifest(parse(path))
     if manifest is None:
         try:
             onnx.checker.check_model(str(path))

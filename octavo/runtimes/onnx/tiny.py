@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from octavo.runtimes.base import Arrays
 
 OPERATORS = 1  # per link of a chain
 SIDE = 8  # of a link: a 1 × 1 convolution of 8 channels on 8 × 8 pixels
+OPERATORS_PER_LAYER = 4  # that `write_layers` writes
 BLOCK = 32  # weights that share a scale in MatMulNBits
 
 
@@ -48,6 +50,117 @@ def write_product(path: Path, number: str, rows: int, inner: int, columns: int) 
     if number == "int8":
         return {"x": rng.integers(0, 256, (rows, inner), np.uint8)}
     return {"x": rng.standard_normal((rows, inner), np.float32)}
+
+
+def write_layers(path: Path, bits: int, layers: int, width: int, inner: int) -> int:
+    """Write the products of a decoder's layers in a row (MatMulNBits of `bits`: 4 in blocks of 32, 8 of 256) for an input
+    x [rows, width]; returns their weights. OPERATORS_PER_LAYER of them make a layer."""
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    block = 32 if bits == 4 else 256
+    shapes = [(width, width), (width, width), (inner, width), (width, inner)]
+    nodes, weights, x = [], [], "x"
+    for layer in range(layers):
+        for part, (rows, columns) in enumerate(shapes):
+            name = f"{layer}.{part}"
+            packed = rng.integers(0, 256, (rows, -(-columns // block), block * bits // 8), np.uint8)
+            scales = np.full(packed.shape[:2], 2.0**-9, np.float32)
+            weights += [numpy_helper.from_array(packed, f"w{name}"), numpy_helper.from_array(scales, f"s{name}")]
+            sizes = {"K": columns, "N": rows, "bits": bits, "block_size": block, "accuracy_level": 4}
+            out = "y" if (layer, part) == (layers - 1, len(shapes) - 1) else f"x{name}"
+            nodes.append(
+                helper.make_node("MatMulNBits", [x, f"w{name}", f"s{name}"], [out], domain="com.microsoft", **sizes)
+            )
+            x = out
+    _write(path, nodes, {"x": (1, ["rows", width])}, {"y": (1, ["rows", width])}, weights)
+    return layers * sum(rows * columns for rows, columns in shapes)
+
+
+# Networks of a few building blocks, each (operator, output channels, kernel, stride): conv, depthwise (and a 1 × 1 after
+# it), fire (a squeeze, two expansions, joined), residual (two convs and an addition), pool, dense.
+Block = tuple[str, int, int, int]
+NETWORKS: dict[str, tuple[int, tuple[Block, ...]]] = {
+    "convs 56": (56, (("conv", 32, 3, 1),) * 5),
+    "convs 112": (112, (("conv", 16, 3, 2), ("conv", 32, 3, 1), ("conv", 64, 3, 2), ("conv", 64, 3, 1))),
+    "convs 28": (28, (("conv", 128, 1, 1), ("conv", 128, 3, 1), ("conv", 128, 3, 1), ("conv", 256, 3, 2))),
+    "points 28": (28, (("conv", 192, 1, 1),) * 8),
+    "points 14": (14, (("conv", 384, 1, 1),) * 8),
+    "depthwise 56": (56, (("conv", 48, 1, 1), *(("depthwise", 64, 3, 1),) * 6)),
+    "depthwise 28": (112, (("conv", 32, 3, 4), *(("depthwise", 160, 3, 1),) * 8)),
+    "fires 56": (112, (("conv", 32, 3, 2), *(("fire", 96, 3, 1),) * 4)),
+    "fires 28": (56, (("conv", 64, 3, 2), *(("fire", 256, 3, 1),) * 5, ("pool", 0, 3, 2), ("fire", 256, 3, 1))),
+    "residuals 32": (32, (("conv", 24, 3, 1), *(("residual", 24, 3, 1),) * 3, ("pool", 0, 2, 2), ("residual", 24, 3, 1))),
+    "residuals 56": (112, (("conv", 64, 3, 2), *(("residual", 64, 3, 1),) * 3)),
+    "pools 112": (112, (("conv", 64, 3, 1), ("pool", 0, 3, 2), ("conv", 64, 1, 1), ("pool", 0, 3, 2))),
+    "small": (16, (("conv", 8, 3, 1), *(("conv", 8, 1, 1),) * 20)),
+    "dense": (8, (("conv", 16, 3, 1), ("dense", 512, 0, 0), ("dense", 1024, 0, 0), ("dense", 1024, 0, 0))),
+}
+
+
+def write_network(path: Path, side: int, blocks: Sequence[Block]) -> Arrays:
+    """Write a float network for images [1, 3, side, side], relu after every product; returns an input."""
+    made = _Network()
+    x, shape = "x", (3, side, side)
+    for kind, channels, kernel, stride in blocks:
+        x, shape = getattr(made, kind)(x, shape, channels, kernel, stride)
+    _write(path, made.nodes, {"x": (1, [1, 3, side, side])}, {x: (1, [1, *shape])}, made.weights)
+    return {"x": np.random.default_rng(1).standard_normal((1, 3, side, side), np.float32)}
+
+
+class _Network:
+    """The graph as it grows; every block takes (name, shape [C, H, W] or [C]) and returns them of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.rng = np.random.default_rng(0)
+
+    def conv(self, x: str, shape: Any, channels: int, kernel: int, stride: int, groups: int = 1) -> tuple[str, Any]:
+        weight = self._weight((channels, shape[0] // groups, kernel, kernel))
+        sizes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4, "group": groups}
+        y = self._node("Conv", [x, weight, self._weight((channels,))], **sizes)
+        side = (shape[1] + 2 * (kernel // 2) - kernel) // stride + 1
+        return self._node("Relu", [y]), (channels, side, side)
+
+    def depthwise(self, x: str, shape: Any, channels: int, kernel: int, stride: int) -> tuple[str, Any]:
+        x, shape = self.conv(x, shape, shape[0], kernel, stride, groups=shape[0])
+        return self.conv(x, shape, channels, 1, 1)
+
+    def fire(self, x: str, shape: Any, channels: int, kernel: int, stride: int) -> tuple[str, Any]:
+        x, shape = self.conv(x, shape, channels // 8, 1, 1)
+        left, right = self.conv(x, shape, channels // 2, 1, 1), self.conv(x, shape, channels // 2, kernel, 1)
+        return self._node("Concat", [left[0], right[0]], axis=1), (channels, *shape[1:])
+
+    def residual(self, x: str, shape: Any, channels: int, kernel: int, stride: int) -> tuple[str, Any]:
+        y, _ = self.conv(x, shape, channels, kernel, 1)
+        y, _ = self.conv(y, shape, channels, kernel, 1)
+        return self._node("Add", [x, y]), shape
+
+    def pool(self, x: str, shape: Any, channels: int, kernel: int, stride: int) -> tuple[str, Any]:
+        y = self._node("MaxPool", [x], kernel_shape=[kernel] * 2, strides=[stride] * 2)
+        side = (shape[1] - kernel) // stride + 1
+        return y, (shape[0], side, side)
+
+    def dense(self, x: str, shape: Any, channels: int, kernel: int, stride: int) -> tuple[str, Any]:
+        flat = x if len(shape) == 1 else self._node("Flatten", [x])
+        y = self._node("Gemm", [flat, self._weight((channels, int(np.prod(shape)))), self._weight((channels,))], transB=1)
+        return self._node("Relu", [y]), (channels,)
+
+    def _weight(self, shape: tuple[int, ...]) -> str:
+        from onnx import numpy_helper
+
+        name = f"w{len(self.weights)}"
+        values = self.rng.standard_normal(shape, np.float32) / np.float32(max(1, np.prod(shape[1:])) ** 0.5)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"y{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
 
 
 def _write(path: Path, nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], weights: list[Any]) -> None:

@@ -112,7 +112,7 @@ def _write_message(
     parts = [_initializer_start(item, header, external) for item, header in zip(stored, headers, strict=True)]
     size = len(graph) + sum(map(len, parts)) + (0 if external else sum(item.nbytes for item in stored))
     file.write(shell.SerializeToString(deterministic=True))
-    file.write(_tag(GRAPH) + _varint(size))
+    file.write(tag(GRAPH) + varint(size))
     file.write(graph)
     for done, (item, start) in enumerate(zip(stored, parts, strict=True)):
         file.write(start)
@@ -125,9 +125,9 @@ def _initializer_start(item: Stored, header: Any, external: bool) -> bytes:
     """The bytes of one initializer up to where its data begins."""
     body: bytes = header.SerializeToString(deterministic=True)
     if external:
-        return _tag(INITIALIZER) + _varint(len(body)) + body
-    body += _tag(RAW_DATA) + _varint(item.nbytes)
-    return _tag(INITIALIZER) + _varint(len(body) + item.nbytes) + body
+        return tag(INITIALIZER) + varint(len(body)) + body
+    body += tag(RAW_DATA) + varint(item.nbytes)
+    return tag(INITIALIZER) + varint(len(body) + item.nbytes) + body
 
 
 def _write_pieces(file: BinaryIO, item: Stored) -> None:
@@ -158,11 +158,12 @@ def _write_data(path: Path, stored: list[Stored], headers: list[Any], progress: 
         temporary.unlink(missing_ok=True)
 
 
-def _tag(field: int) -> bytes:
-    return _varint(field << 3 | 2)  # wire type 2: a length and that many bytes
+def tag(field: int) -> bytes:
+    """The key of a field that is nested or bytes."""
+    return varint(field << 3 | 2)  # wire type 2: a length and that many bytes
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Seven bits a byte, low ones first (protobuf encoding)."""
 
     def groups(rest: int) -> Iterator[int]:
