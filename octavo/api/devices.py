@@ -35,7 +35,12 @@ def devices_show(name: str | Path) -> DeviceRecord:
 
 
 def devices_probe(
-    out: str | Path | None = None, *, quick: bool = False, force: bool = False, progress: Progress | None = None
+    out: str | Path | None = None,
+    *,
+    quick: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> DeviceRecord:
     """Measure this machine and write its profile to `out` (default: the user's own `host.toml`, which it replaces).
 
@@ -49,7 +54,9 @@ def devices_probe(
         raise BadInput(f"{target}: a profile is a .toml file.", f"Use -o {target.with_suffix('.toml')}.")
     if out is not None and target.exists() and not force:  # before a minute is spent
         raise BadInput(f"{target} exists already.", "Choose another -o, or replace it with --force.")
-    device = probe_host(profiles.template(), quick=quick, progress=progress or (lambda what, done, total: None))
+    device = probe_host(
+        profiles.template(), quick=quick, progress=progress or (lambda what, done, total: None), threads=threads
+    )
     profiles.write(device, target, force=force or out is None)
     return _record(device, target)
 

@@ -37,10 +37,8 @@ def devices_fit(
 
     read = read_rows(Path(rows_csv), None if facts is None else Path(facts), profile=profiles.canonical)
     if not read.rows:
-        why = "; ".join(f"{item.rows} rows, {item.reason}" for item in read.left_out[:3])
-        raise BadInput(
-            f"{rows_csv}: none of {read.read} rows can be fitted. {why}".rstrip(), "Fill in what is missing."
-        )
+        why = "; ".join(f"{item.reason} ({item.rows})" for item in read.left_out[:3])
+        raise BadInput(f"{rows_csv}: none of {read.read} rows can be fitted: {why}.", "Fill in what is missing.")
     rows = [fitting.Row(r.model, r.device, r.runtime, r.precision, r.latency_ms, r.facts) for r in read.rows]
     targets = _targets(None if out is None else Path(out), sorted({row.device for row in rows}), force)
     found = fitting.fit_measurements(rows, source=source or Path(rows_csv).name, date=date.today().isoformat())

@@ -12,8 +12,8 @@ import numpy as np
 
 from octavo.api.compress import compress
 from octavo.api.export import export
-from octavo.api.forecast import HOST, Forecast, beside, forecast
-from octavo.api.load import load
+from octavo.api.forecast import DECODE_TOKENS, HOST, PROMPT_TOKENS, Forecast, beside, forecast
+from octavo.api.load import Fixed, load
 from octavo.api.original import Original, open_original
 from octavo.api.plan import DOES_NOT_FIT
 from octavo.api.verify import Budget, parse_share, verify_artifact
@@ -22,7 +22,6 @@ from octavo.errors import BadInput, OctavoError, Refused
 from octavo.records import FitRecord, exit_code
 
 Progress = Callable[[str, int, int], None]
-PROMPT_TOKENS, DECODE_TOKENS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def fit(
     weights: str | Path | None = None,
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    fix: Fixed = None,
     threads: int | None = None,
     seed: int = 0,
     force: bool = False,
@@ -76,16 +76,18 @@ def fit(
 
     Out before anything is folded: what certainly exceeds the slice at `context` positions of a `kv` cache (default: the
     plan's own; `slice` defaults to the device's), and what a runtime cannot carry. Measured is on this machine, beside
-    what the plan predicted for it. Chosen is the smallest file whose weights are exact, whose measured peak memory is
-    within the slice, and whose paired accuracy drop is within `max_drop` (with `data`: `windows` of `window` tokens).
-    Raises BadInput; a candidate that a runtime refuses is a row with the reason.
+    what the plan predicted for it. Chosen is the smallest file whose weights are exact, whose measured peak memory (and
+    what is planned for the rest of the context) is within the slice, and whose paired accuracy drop is within
+    `max_drop` (with `data`: `windows` of `window` tokens). Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
     budget = Budget(parse_share(max_drop), parse_share(confidence))
     if budget.max_drop is not None and data is None:
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
     schemes, runtimes = _listed(scheme), _listed(runtime)
     _check_names(schemes, runtimes)
-    given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
+    given: dict[str, Any] = {
+        "module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs, "fix": fix,
+    }  # fmt: skip
     grids: dict[str, Any] = {"embedding": embedding, "head": head, "allow_skip": allow_skip}
     expected = forecast(
         model, device, given, scheme=schemes, runtime=runtimes, context=context, slice=slice, kv=kv, **grids
@@ -161,10 +163,11 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
     except OctavoError as error:
         return {"reason": str(error), "failed": True}
     gates = list(verified.gates)
-    peak = bench["peak_memory_bytes"]
-    if job.granted is not None and peak > job.granted:
+    peak, more = bench["peak_memory_bytes"], job.forecast.growth(scheme, name)
+    if job.granted is not None and peak + more > job.granted:
         where = "measured peak" if job.device == HOST else "measured peak on this machine"
-        reason = f"{scheme} on {name} needs {peak:,} bytes ({where}), the slice is {job.granted:,}"
+        where += f"; {more:,} of them planned for the rest of the context" if more else ""
+        reason = f"{scheme} on {name} needs {peak + more:,} bytes ({where}), the slice is {job.granted:,}"
         gates.append({"gate": "slice", "code": DOES_NOT_FIT, "reason": reason})
     run_line = exported.run_line.replace(str(job.directory), str(job.out))
     return {
@@ -185,14 +188,14 @@ def _bench(job: Job, folded: Path, path: Path) -> dict[str, Any]:
     if load(folded).program.kind == "graph":
         inputs = next(iter(original.data.batches(original.batch))).inputs if original else _blank(path)
         return measure_fresh(opener, path, inputs, threads=job.threads, repeat=200).as_dict()
-    context = job.forecast.here.context or PROMPT_TOKENS + DECODE_TOKENS
-    prompt = max(1, min(PROMPT_TOKENS, context - DECODE_TOKENS))
+    positions = job.forecast.positions or PROMPT_TOKENS + DECODE_TOKENS
+    prompt = max(1, positions - DECODE_TOKENS)
     ids = np.arange(prompt, dtype=np.int64)[None] % 100
     if original is not None:
         ids = np.concatenate([window.ids for window in original.data.windows])[None, :prompt]
     found = measure_fresh(
-        opener, path, {"ids": ids}, threads=job.threads, repeat=3, decode=min(DECODE_TOKENS, context - prompt),
-        context=context, kv=job.forecast.kv(runtime_of(path).name),
+        opener, path, {"ids": ids}, threads=job.threads, repeat=3, decode=max(1, positions - prompt),
+        context=positions, kv=job.forecast.kv(runtime_of(path).name),
     )  # fmt: skip
     return found.as_dict()
 

@@ -13,16 +13,20 @@ from octavo.plan.memory import kv_of
 from octavo.records import PlanRecord
 
 HOST = "host"
+PROMPT_TOKENS, DECODE_TOKENS = 64, 32  # what is timed of a language model
 FIGURES = {"latency_ms": "ms", "tokens_per_second": "tokens/s", "peak_memory_bytes": "B"}
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan for the device that is fitted, and for this machine, where the candidates are measured."""
+    """What is planned: for the device (`target`), for this machine at the same context (`full`), and for this machine as
+    the candidates are measured on it (`here`): `positions` of a language model, None for a network."""
 
     target: PlanRecord
+    full: PlanRecord
     here: PlanRecord
+    positions: int | None
 
     def order(self, schemes: Sequence[str], runtimes: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Schemes by their best candidate, and of each the runtimes, as the planner ranks them."""
@@ -44,11 +48,16 @@ class Forecast:
         return row | {"gates": [{"gate": "slice", "code": DOES_NOT_FIT, "reason": reason}]}
 
     def expected(self, scheme: str, runtime: str) -> Row:
-        """The candidate as planned on the device (its best unit), and on this machine where that is another."""
-        found: Row = {"plan": next(iter(_rows(self.target, scheme, runtime)), None)}
-        if self.here is self.target:
-            return found
-        return found | {"plan_here": next(iter(_rows(self.here, scheme, runtime)), None)}
+        """The candidate as planned on the device (its best unit), and on this machine as it is measured."""
+        found = {"plan": self.target, "plan_here": self.here}
+        return {key: next(iter(_rows(record, scheme, runtime)), None) for key, record in found.items()}
+
+    def growth(self, scheme: str, runtime: str) -> int:
+        """Bytes that the planned context takes on this machine beyond what is measured at `positions`."""
+        whole, part = (next(iter(_rows(record, scheme, runtime)), None) for record in (self.full, self.here))
+        if whole is None or part is None or not whole["memory"] or not part["memory"]:
+            return 0
+        return max(0, int(whole["memory"]["total"]) - int(part["memory"]["total"]))
 
     def kv(self, runtime: str) -> str:
         """The type of KV cache that was planned for."""
@@ -65,13 +74,19 @@ class Forecast:
 def forecast(model: Any, device: str, given: dict[str, Any], **options: Any) -> Forecast:
     """Plan `model` on `device` and on this machine. `given`: of `open_source`; `options`: of `plan`."""
     facts = _facts(model, given)
-    here = plan(facts, device=HOST, **(options | {"unit": "cpu"}))
-    return Forecast(here if device == HOST else plan(facts, device=device, **options), here)
+    on_cpu = options | {"device": HOST, "unit": "cpu"}
+    full = plan(facts, **on_cpu)
+    target = full if device == HOST else plan(facts, device=device, **options)
+    if full.context is None:
+        return Forecast(target, full, full, None)
+    positions = min(PROMPT_TOKENS + DECODE_TOKENS, full.context)
+    here = plan(facts, **(on_cpu | {"context": positions, "prompt": max(1, positions - DECODE_TOKENS)}))
+    return Forecast(target, full, here, positions)
 
 
 def beside(row: Row, bench: Row) -> list[Row]:
     """Predicted (on this machine) beside measured: one entry for each figure of `bench` that the plan has too."""
-    planned = row.get("plan_here", row["plan"])
+    planned = row["plan_here"]
     if planned is None:
         return []
     memory = planned["memory"]

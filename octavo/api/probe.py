@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.bench.probe import FULL, QUICK, Effort, RuntimeFigures, Trial, float_products, runtime_figures, stream
+from octavo.api.probe_networks import network_coefficients
+from octavo.bench.probe import (
+    FULL,
+    QUICK,
+    Effort,
+    RuntimeFigures,
+    Trial,
+    float_products,
+    runtime_figures,
+    stream,
+    trial_seconds,
+)
 from octavo.core.quantity import Kind, Quantity
 from octavo.errors import OctavoError
 from octavo.plan import host
-from octavo.plan.device import Device
+from octavo.plan.device import Coefficients, Device
 
 OPENER = "octavo.runtimes.base:open_artifact"
 Progress = Callable[[str, int, int], None]
@@ -24,6 +35,8 @@ STEPS = 4  # memory, products, two runtimes
 BUSY = 0.5  # processes per core that wanted to run before the measurement began
 ONNX_LINKS, LLAMA_LAYERS = (4, 104), (2, 34)
 PROMPT = 32
+LAYERS = (6, 1024, 2816)  # layers, width and inner width of the decoder whose weights are streamed: some 50 million
+STORED = {"w8": "Q8_0", "w4": "Q4_0"}  # precision: what llama.cpp keeps it in
 
 
 @dataclass(frozen=True)
@@ -34,11 +47,15 @@ class Rates:
     vector_rates: dict[str, Quantity]
     decode: dict[str, Quantity]
     prefill: dict[str, Quantity]
+    coefficients: list[Coefficients] = field(default_factory=list)
 
 
-def probe_host(template: Device, *, quick: bool, progress: Progress) -> Device:
-    """A profile of this machine; `template` gives what is not measured. A runtime that fails is named in the notes."""
-    effort, threads = (QUICK if quick else FULL), host.processors()
+def probe_host(template: Device, *, quick: bool, progress: Progress, threads: int | None = None) -> Device:
+    """A profile of this machine; `template` gives what is not measured. A runtime that fails is named in the notes.
+
+    `threads`: of everything that is measured (default: all that this process may use).
+    """
+    effort, threads = (QUICK if quick else FULL), threads or host.processors()
     load = host.load_average()
     _, free, limit = host.memory()
     progress("measuring", 0, STEPS)
@@ -89,6 +106,7 @@ def _profile(
         bandwidth=bandwidth,
         decode_efficiency=rates.decode,
         prefill_efficiency=rates.prefill,
+        coefficients=tuple(rates.coefficients),
         runtime_memory={name: cost.memory for name, cost in costs.items()},
         notes=notes,
     )
@@ -100,8 +118,7 @@ def _onnx(folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rates
 
     short, long = (_chain(folder / f"chain{links}.onnx", links, tiny.write_chain) for links in ONNX_LINKS)
     sizes = {"int8 matrix": ("int8", 768, 768, 768), "int8 vector": ("int8", 1, 4096, 4096)}
-    if effort is FULL:
-        sizes["int4 vector"] = ("int4", 1, 4096, 16384)
+    sizes["int4 vector"] = ("int4", 1, 4096, 4096)
     trials = []
     for name, (number, rows, inner, columns) in sizes.items():
         path = folder / f"{name}.onnx"
@@ -113,9 +130,37 @@ def _onnx(folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rates
         number, _, shape = trial.name.partition(" ")
         table = rates.rates if shape == "matrix" else rates.vector_rates
         table[number] = inverse(found.seconds[trial.name], trial.operations, "op/s")
-        if number == "int4":
-            rates.decode["onnxruntime"] = share(found.seconds[trial.name], trial.nbytes, bandwidth)
+    if effort is FULL:
+        rates.coefficients.extend(network_coefficients(folder, OPENER, threads, effort))
+        _onnx_decoder(folder, threads, effort, bandwidth, rates, found.overhead_ms)
     return found
+
+
+def _onnx_decoder(
+    folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rates: Rates, overhead_ms: Quantity
+) -> None:
+    """The weights of a decoder streamed past one row (decode) and past a prompt's."""
+    from octavo.runtimes.onnx import tiny
+
+    for precision, bits in {"w8": 8, "w4": 4}.items():
+        path = folder / f"layers.{precision}.onnx"
+        weights, operators = tiny.write_layers(path, bits, *LAYERS)
+        nbytes = float(path.stat().st_size)
+        inputs = {rows: {"x0": np.ones((rows, LAYERS[1]), np.float32)} for rows in (1, PROMPT)}
+        trials = [Trial(f"decode {precision}", path, inputs[1], 2.0 * weights, nbytes)]
+        trials += [Trial(f"prompt of {PROMPT} {precision}", path, inputs[PROMPT], 2.0 * PROMPT * weights)]
+        seconds = trial_seconds("onnxruntime", OPENER, trials, threads=threads, effort=effort)
+        net = less(seconds[trials[0].name], operators, overhead_ms)
+        rates.decode[f"onnxruntime.{precision}"] = share(net, tiny.EXPORTS_PACE * nbytes, bandwidth)
+        rates.prefill[f"onnxruntime.{precision}"] = inverse(seconds[trials[1].name], trials[1].operations, "op/s")
+
+
+def less(seconds: Quantity, operators: int, overhead_ms: Quantity) -> Quantity:
+    """The time without that of starting `operators`, which a plan counts by itself; at least half is left."""
+    each = 1e-3 * (overhead_ms.value or 0.0) * operators
+    value, low, high = (max(float(part or 0) - each, 0.5 * float(part or 0)) for part in
+                        (seconds.value, seconds.low or seconds.value, seconds.high or seconds.value))  # fmt: skip
+    return replace(seconds, value=value, low=low, high=high)
 
 
 def _llama(folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rates: Rates) -> RuntimeFigures:
@@ -125,12 +170,14 @@ def _llama(folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rate
     short, long = (_chain(folder / f"chain{layers}.gguf", layers, tiny.write_chain) for layers in LLAMA_LAYERS)
     trials = []
     if effort is FULL:
-        path = folder / "decoder.gguf"
-        weights = tiny.write_decoder(path, 2, 2048, 5632, "Q8_0")
         sizes = {"decode": 1, f"prompt of {PROMPT}": PROMPT}
-        for name, tokens in sizes.items():
-            ids = {"ids": np.ones((1, tokens), np.int64)}
-            trials.append(Trial(name, path, ids, 2.0 * tokens * weights, weights * 34 / 32))
+        for precision, number in STORED.items():
+            path = folder / f"decoder.{precision}.gguf"
+            weights = tiny.write_decoder(path, *LAYERS, number)
+            for name, tokens in sizes.items():
+                ids = {"ids": np.ones((1, tokens), np.int64)}
+                nbytes = weights * tiny.BLOCKS[number] / 32
+                trials.append(Trial(f"{name} {precision}", path, ids, 2.0 * tokens * weights, nbytes))
     operators = (LLAMA_LAYERS[1] - LLAMA_LAYERS[0]) * tiny.OPERATORS
     # Its threads wait for one another after every operator: beside a busy neighbour one alone is often the quicker.
     every = [
@@ -140,10 +187,12 @@ def _llama(folder: Path, threads: int, effort: Effort, bandwidth: Quantity, rate
     found = replace(every[0], overhead_ms=least([one.overhead_ms for one in every]))
     for trial in trials:
         seconds = least([one.seconds[trial.name] for one in every])
-        if trial.name == "decode":
-            rates.decode["llamacpp"] = share(seconds, trial.nbytes, bandwidth)
+        key = f"llamacpp.{trial.name.rpartition(' ')[2]}"
+        if trial.name.startswith("decode"):
+            net = less(seconds, LAYERS[0] * tiny.OPERATORS, found.overhead_ms)
+            rates.decode[key] = share(net, trial.nbytes, bandwidth)
         else:
-            rates.prefill["llamacpp"] = inverse(seconds, trial.operations, "op/s")
+            rates.prefill[key] = inverse(seconds, trial.operations, "op/s")
     return found
 
 

@@ -160,6 +160,18 @@ def runtime_figures(
     return RuntimeFigures(memory, quantity([max(0.0, slope) for slope in slopes], "ms", source), seconds)
 
 
+def trial_seconds(
+    name: str, opener: str, trials: Sequence[Trial], *, threads: int, effort: Effort = FULL
+) -> dict[str, Quantity]:
+    """Seconds per run of each file. Raises what the opener raises, WorkerDied, WorkerTimeout."""
+    params: dict[str, Any] = {"opener": opener, "threads": threads, **asdict(effort)}
+    params["trials"] = [{"name": trial.name, "path": str(trial.path)} for trial in trials]
+    arrays = {f"{trial.name}/{key}": value for trial in trials for key, value in trial.inputs.items()}
+    with Worker(threads=threads) as worker:
+        found = worker.call(f"{ROOM}:run_trials", params, arrays, timeout=TIMEOUT).result["seconds"]
+    return {trial.name: quantity(found[trial.name], "s", f"{name}, {trial.name}") for trial in trials}
+
+
 def run_trials(params: dict[str, Any], arrays: Arrays, emit: Callable[[Any], None]) -> tuple[dict[str, Any], Arrays]:
     """The worker's end of `runtime_figures`. Memory is read once the first file is open and has run.
 

@@ -47,6 +47,9 @@ def probe(
     quick: Annotated[
         bool, typer.Option("--quick", help="A quarter of a minute: wider intervals, no language model.")
     ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of everything measured (default: all cores).")
+    ] = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -55,7 +58,7 @@ def probe(
     from octavo.api.devices import devices_probe
 
     with show.progress(quiet) as progress:
-        record = devices_probe(out, quick=quick, force=force, progress=progress)
+        record = devices_probe(out, quick=quick, force=force, threads=threads, progress=progress)
     show.emit(record, json, lambda: _show(record))
 
 

@@ -11,15 +11,17 @@ from octavo.core.facts import ModelFacts
 from octavo.core.quantity import Quantity
 from octavo.plan.device import Device, Unit
 from octavo.plan.energy import Energy, energy
-from octavo.plan.language import TokenReads, decode, time_to_first_token
+from octavo.plan.language import COMPILED, OPERATORS, TokenReads, decode, time_to_first_token
 from octavo.plan.memory import Memory, activation_width, kv_of
-from octavo.plan.reach import Way, compute_type
+from octavo.plan.reach import Way, compute_type, finished
 from octavo.plan.reckon import ends, unknown
-from octavo.plan.roofline import roofline, traffic
+from octavo.plan.roofline import roofline, started, traffic
 from octavo.plan.schemes import AS_IS, KNOWN
 from octavo.plan.thermal import Sustained, sustained
 from octavo.plan.weights import Weighed
 
+LAYERS = 16  # of a decoder of a billion parameters, growing with the cube root: Llama's 16, 32, 80 of 1, 8, 70 billion
+FEWEST_LAYERS = 6
 PER_TOKEN, PER_INFERENCE = "token", "inference"
 SIZE_ONLY = "if it is a decoder: every weight is read once per token, the cache not counted"
 
@@ -78,18 +80,26 @@ def costs(facts: ModelFacts, device: Device, way: Way, weighed: Weighed, setting
 
 def precision(scheme: str) -> str:
     """The word that phone measurements have for a scheme."""
-    known = KNOWN.get(scheme)
-    if known is None or scheme == AS_IS:
-        return "w8a8"
+    known = KNOWN[scheme]
     if known.activation != "float":
         return scheme
     return "float" if known.is_float else "w4" if known.bits < 6 else "w8"
 
 
+def _scheme(facts: ModelFacts, weighed: Weighed) -> str:
+    """The scheme that speed and energy follow; of a finished file the one that most of what is read is in."""
+    if weighed.scheme != AS_IS:
+        return weighed.scheme
+    if (static := finished(facts)) != "w8":
+        return static
+    coded = {name: nbytes for name, nbytes in weighed.read_by if name in KNOWN and not KNOWN[name].is_float}
+    return max(coded, key=lambda name: coded[name], default="w8")
+
+
 def _network(facts: ModelFacts, device: Device, way: Way, weighed: Weighed) -> Costs:
-    unit, known = way.unit, KNOWN.get(weighed.scheme)
+    unit, scheme = way.unit, _scheme(facts, weighed)
     assert unit is not None
-    kind = compute_type(unit, weighed.scheme, known, way.runtime, network=True)
+    kind = compute_type(unit, scheme, KNOWN[scheme], way.runtime, network=True)
     width = width_of(facts, way, weighed.scheme)
     latency = _latency(facts, device, way, weighed, kind, width)
     seconds = _converted(latency, 1e-3, "s")
@@ -106,7 +116,7 @@ def _latency(facts: ModelFacts, device: Device, way: Way, weighed: Weighed, kind
         from octavo.plan.latency import predict
 
         held: dict[Any, tuple[Device, Quantity | None]] = facts.__dict__.setdefault("_fitted", {})
-        word = precision(weighed.scheme)
+        word = precision(_scheme(facts, weighed))
         key = (id(device), way.runtime, way.kind, word)
         if key not in held:  # the device is kept too, so that its id stays its own
             held[key] = device, predict(facts, device, way.runtime, way.kind, word)
@@ -121,22 +131,44 @@ def _language(facts: ModelFacts, device: Device, way: Way, weighed: Weighed, set
     assert unit is not None
     context, prompt = setting.context or 0, setting.prompt or 1
     reads = _reads(facts, weighed, context, kv_of(way.runtime, setting.kv_type))
-    word = precision(weighed.scheme)
+    scheme = _scheme(facts, weighed)
+    word = precision(scheme)
     macs = float(facts.active_parameters)
     if language is not None:
         macs = language.macs_per_token + language.head_macs + float(language.attention_macs) * context
     rate = decode(device, reads, runtime=way.runtime, precision=word, unit=unit, macs=macs)
+    if not _starts_known(device, unit, way.runtime):
+        rate = started(rate, _operators(facts, way.runtime))
     first = time_to_first_token(
         device, facts, prompt, reads, runtime=way.runtime, precision=word, unit=unit,
         context=context or None,
     )  # fmt: skip
     if facts.kind == "size":
         first = unknown("ms", "only the size is known")
-    kind = compute_type(unit, weighed.scheme, KNOWN.get(weighed.scheme), way.runtime)
+    kind = compute_type(unit, scheme, KNOWN[scheme], way.runtime)
     spent = _energy(device, unit, kind, 2 * macs, reads.total, _inverse(rate, "s"))
     kept = sustained(replace(rate, unit="1/s"), device.peak_power, device.sustained_power, device.thermal_tau)
     notes = (SIZE_ONLY,) if facts.kind == "size" else ()
     return Costs(None, rate, first, spent, kept, PER_TOKEN, notes)
+
+
+def _starts_known(device: Device, unit: Unit, runtime: str) -> bool:
+    """Whether the rate holds the time to start operators already: measured as such, or within what was fitted."""
+    return (
+        runtime in COMPILED
+        or runtime in unit.overhead_ms
+        or any(key.partition(".")[0] == runtime for key in device.decode_efficiency)
+    )
+
+
+def _operators(facts: ModelFacts, runtime: str) -> tuple[int, int, int]:
+    """Operators of a token: fewest, likely, most; of a bare size for a depth that goes with it, half and twice that."""
+    each, besides = OPERATORS.get(runtime, OPERATORS["onnxruntime"])
+    if facts.language is not None:
+        known = len(facts.language.kv) * each + besides
+        return known, known, known
+    layers = max(FEWEST_LAYERS, round(LAYERS * (facts.parameters / 1e9) ** (1 / 3)))
+    return layers // 2 * each + besides, layers * each + besides, 2 * layers * each + besides
 
 
 def _reads(facts: ModelFacts, weighed: Weighed, context: int, kv_type: str) -> TokenReads:
@@ -149,7 +181,7 @@ def _reads(facts: ModelFacts, weighed: Weighed, context: int, kv_type: str) -> T
     for scheme, nbytes in weighed.read_by:
         word = precision(scheme) if scheme in KNOWN else scheme
         parts[word] = parts.get(word, 0.0) + nbytes
-    parts = _without_floats(parts, weighed.scheme)
+    parts = _without_floats(parts, _scheme(facts, weighed))
     scores = float(language.heads * kept)
     cached = float(kv_bytes(language, context, kv_type))
     return TokenReads(weighed.read, cached, scores, parts=tuple(parts.items()), layers=len(language.kv))

@@ -130,7 +130,7 @@ def _new_limit(question: Question, verdict: Verdict) -> list[Flip]:
         return []
     limited = replace(question.limits, latency_ms=Decimal(repr(own)) * Decimal("0.999999"))
     winner = decide(replace(question, limits=limited)).chosen
-    return [Flip("latency_ms", f"if the answer had to come in under {own:.4g} ms", winner)]
+    return [Flip("latency_ms", f"if the answer had to come in under {own:,.4g} ms", winner)]
 
 
 def _value(question: Question, name: str) -> float | None:
@@ -187,7 +187,7 @@ def break_even(question: Question, verdict: Verdict) -> BreakEven:
     else:
         trip = device - (cloud - (question.round_trip_ms.value or 0.0))
         if trip < 0:
-            reasons["round_trip_ms"] = f"none: without any round trip the cloud takes {device - trip:.4g} ms already"
+            reasons["round_trip_ms"] = f"none: without any round trip the cloud takes {device - trip:,.4g} ms already"
             trip = None
     daily = question.device_cost / DAYS
     volume = question.queries * question.users

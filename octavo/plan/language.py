@@ -48,6 +48,9 @@ COMPILED_CONTEXT = 4096  # that the published NPU packages are compiled for, whe
 DECODE_DEFAULT = {"cpu": (0.6, 0.35, 0.85), "other": (0.7, 0.4, 0.9)}
 PREFILL_DEFAULT = (0.2, 0.05, 0.6)  # share of the unit's peak rate
 DEFAULT_SOURCE = "judgement: phones reach 0.6 to 0.85 of the datasheet's bandwidth; wider, as nothing was measured"
+# From the decoder that `octavo devices probe` times to one of another shape, on the same machine: random Llamas of 1 to
+# 105 million weights were within this factor, their rates measured minutes apart.
+TRANSFER = 1.35
 # Operators of a decoder: in a layer, and besides. llama.cpp's graph of a Llama with flash attention; ONNX Runtime's of
 # Octavo's export of one, once optimised (399 for 6 layers, 21 of them outside the layers).
 OPERATORS = {"llamacpp": (19, 5), "onnxruntime": (63, 21)}
@@ -59,8 +62,8 @@ UNKNOWN_SHAPE = 1.3  # factor by which it widens when only the size of a model i
 class TokenReads:
     """What decoding one token reads: bytes of weights, bytes of the KV cache; and `scores`, attention scores computed
     (head × position × layer). `known`: whether the shape of the model is; `shape`: its `shape_label`, by which a device
-    on which this very architecture was measured is known. `parts`: `weights` by the precision they are in, where they are
-    in several; `layers`: of the decoder."""
+    on which this very architecture was measured is known. `parts`: `weights` by the precision they are in;
+    `layers`: of the decoder."""
 
     weights: float
     kv: float
@@ -146,6 +149,7 @@ def decode(
         source += f"; held to {value:.3g} by the CPU's {limit / 1e9:.3g} GOP/s"
     per_token = _dispatch(reads, runtime, unit)
     if per_token is not None:
+        low, high = low / TRANSFER, high * TRANSFER
         value, low, high = (1 / (1 / rate + per_token) for rate in (value, low, high))
         source += f"; and {1e3 * per_token:.3g} ms to start its operators"
     if not reads.known:

@@ -70,8 +70,8 @@ def estimate(coefficients: Coefficients, found: Mapping[str, float]) -> Quantity
     source = _source(coefficients)
     if outside:
         source += "; a wider interval, outside the models fitted: " + ", ".join(
-            f"{name} {found.get(name, 0.0):.3g} (fitted {coefficients.ranges[name][0]:.3g} to "
-            f"{coefficients.ranges[name][1]:.3g})"
+            f"{name} {found.get(name, 0.0):.4g} (fitted {coefficients.ranges[name][0]:.4g} to "
+            f"{coefficients.ranges[name][1]:.4g})"
             for name in outside
         )
     low, high = value * coefficients.low**power, value * coefficients.high**power

@@ -45,6 +45,7 @@ MEASURED_OVERHEAD = {
 COPIES = {"onnxruntime": (0.0, 0.12, 0.6)}
 COPIES_OF_FLOATS = {"onnxruntime": (0.7, 1.1, 1.6)}  # fp32 products are prepacked: 1.0 and 1.2 of 105 MB
 HEAP = {"onnxruntime": 10_000_000}
+TOKENIZER = {"llamacpp": 1600}  # bytes per entry, at most: 600 and 1,500 for two GGUFs of 4,096, opened twice
 NO_COPIES = (0.0, 0.0, 0.0)
 SCALED = "not measured on this device: the figure of an x86-64 host, halved to tripled"
 GUESSED = Quantity(
@@ -143,7 +144,7 @@ def memory_of(
     cache, peak, notes = working(facts, runtime, context, kv_type, prompt, width)
     spread = 1.5 if facts.language is None else 1.15
     total = weighed.bytes + cache + peak + value
-    most = weighed.bytes + cache + round(peak * spread) + high
+    most = weighed.bytes + cache + round(peak * spread) + high + _vocabulary(facts, runtime)
     least = weighed.bytes + cache + peak + low
     return Memory(weighed.bytes, cache, peak, value, total, least, most, notes, _told(overhead, weighed, copies[1]))
 
@@ -153,6 +154,12 @@ def _again(facts: ModelFacts, weighed: Weighed, copies: float, widened: bool) ->
     if not widened:
         return copies * weighed.bytes
     return max(0.0, min((1 + 2 * copies) * weighed.bytes, 4 * facts.parameters * (1 + copies) - weighed.bytes))
+
+
+def _vocabulary(facts: ModelFacts, runtime: str) -> int:
+    """Bytes that a tokenizer in the file may take beside the weights: whether there is one, shapes do not say."""
+    shape = facts.decoder
+    return TOKENIZER.get(runtime, 0) * shape.vocab_size if shape is not None else 0
 
 
 def working(

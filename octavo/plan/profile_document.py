@@ -42,7 +42,6 @@ UNIT_TABLES = {"rates": "op/s", "vector_rates": "op/s", "energy": "J/op", "overh
 OPTIONAL = {"weight_storage": "B"}
 OTHER = ("year", "aliases", "notes", "cliff", "body", "platform", "process", "memory", "units", "coefficients")
 KEYS = (*TEXTS, *OTHER, *QUANTITIES, *OPTIONAL, *BY_RUNTIME)
-BODY_KEYS = ("slice_share", "battery", "sustained_power", "peak_power", "thermal_tau", "cliff")
 COEFFICIENT_KEYS = tuple(field.name for field in fields(Coefficients))
 Document = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from octavo.core.facts import ModelFacts
 from octavo.plan.device import Device, Unit
 from octavo.plan.say import listed
 from octavo.plan.say import runtime as title
-from octavo.plan.schemes import AS_IS, PlanScheme
+from octavo.plan.schemes import KNOWN, PlanScheme
 
 UNITS = ("cpu", "gpu", "npu", "dsp")
 INTEGER_UNITS = ("npu", "dsp")
@@ -64,7 +64,18 @@ def refusal(way: Way, scheme: PlanScheme | None, facts: ModelFacts) -> str:
         return (
             f"{way.delegate} compiles fixed shapes, and a language model's cache grows (qnn and genie are built for it)"
         )
+    if scheme is None and facts.kind == "network" and finished(facts) == "w8":
+        scheme = KNOWN["w8"]
     return "" if scheme is None else _types(way.unit, way.runtime, scheme)
+
+
+def finished(facts: ModelFacts) -> str:
+    """The scheme whose kernels run a model that is planned as it is, by the bytes of its activations: w8a8, w8a16, and
+    w8 where they are floats, as they are in every language model's file."""
+    widths = {edge.element_bytes for edge in facts.edges}
+    if facts.kind != "network" or not widths & {1, 2}:
+        return "w8"
+    return "w8a8" if 1 in widths else "w8a16"
 
 
 def _types(unit: Unit, name: str, scheme: PlanScheme) -> str:
@@ -85,9 +96,9 @@ def _types(unit: Unit, name: str, scheme: PlanScheme) -> str:
 
 def compute_type(unit: Unit, scheme: str, known: PlanScheme | None, runtime: str = "", *, network: bool = False) -> str:
     """The type whose rate and energy count for this scheme on the unit; `network`: the model has convolutions."""
-    if scheme == AS_IS or known is None:
+    if known is None:
         return "int8" if "int8" in unit.types else "fp32"
-    if known.activation != "float":
+    if known.activation != "float" and "int8" in unit.types:
         return "int8"
     half = unit.kind != "cpu" or (scheme == "fp16" and runtime not in WIDENS_HALVES)
     floats = "fp16" if half and "fp16" in unit.types else "fp32"

@@ -5,7 +5,6 @@ Everything here is non-negative and grows with each of its parts, so that ends c
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
 from octavo.core.quantity import Kind, Quantity
@@ -34,10 +33,8 @@ def ends(quantity: Quantity) -> tuple[float, float, float]:
 def scaled(quantity: Quantity, factor: float, unit: str | None = None) -> Quantity:
     """`factor` ≥ 0 times the quantity, in another unit if one is named."""
     unit = quantity.unit if unit is None else unit
-    if quantity.value is None:
-        return replace(quantity, unit=unit)
-    low, high = (None if end is None else end * factor for end in (quantity.low, quantity.high))
-    return replace(quantity, value=quantity.value * factor, low=low, high=high, unit=unit)
+    value, low, high = (None if end is None else end * factor for end in (quantity.value, quantity.low, quantity.high))
+    return Quantity(value, unit, quantity.kind, low, high, quantity.n, quantity.source, quantity.date)
 
 
 def total(unit: str, parts: list[Quantity], source: str = "") -> Quantity:

@@ -7,6 +7,8 @@ The bound is Williams et al., Roofline, CACM 2009; the efficiencies are judgemen
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from octavo.core.facts import ModelFacts
 from octavo.core.quantity import Kind, Quantity
 from octavo.plan.device import Device, Unit
@@ -37,6 +39,17 @@ def roofline(
     work = f"{2 * facts.macs / 1e9:.3g} GOP in {kind}"
     source = f"roofline, nothing measured: {work} at 5 to 60 % of peak, memory at 30 to 85 %"
     return Quantity(value, "ms", Kind.ESTIMATED, low, high, source=source)
+
+
+def started(rate: Quantity, operators: tuple[int, int, int]) -> Quantity:
+    """A rate [1/s] that counts reading alone, with the time to start `operators` (fewest, likely, most) added to each:
+    what a small model spends most of its time on."""
+    if not rate.value:
+        return rate
+    per_operator = [count * seconds for count, seconds in zip(operators, PER_OPERATOR, strict=True)]
+    low, value, high = (1 / (1 / end + t) for end, t in zip(ends(rate), reversed(per_operator), strict=True))
+    added = f"{1e3 * per_operator[1]:.2g} ms to start its operators (judgement)"
+    return replace(rate, value=value, low=low, high=high, source=f"{rate.source}; and {added}")
 
 
 def traffic(facts: ModelFacts, width: float | None) -> float:

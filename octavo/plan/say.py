@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octavo.core.quantity import Quantity
-from octavo.plan.reckon import scaled
+from octavo.plan.reckon import ends, scaled
 
 RUNTIMES = {
     "llamacpp": "llama.cpp",
@@ -52,11 +52,12 @@ def span(quantity: Quantity, unit: str = "") -> str:
 
 
 def milliseconds(quantity: Quantity) -> str:
-    """A duration held in ms, in the unit that reads best."""
+    """A duration held in ms, in the unit that suits its upper end."""
     if quantity.value is None:
         return "unknown"
+    longest = ends(quantity)[2]
     for unit, scale in (("min", 60_000.0), ("s", 1000.0), ("ms", 1.0)):
-        if quantity.value >= scale:
+        if longest >= scale:
             return span(scaled(quantity, 1 / scale), unit)
     return span(scaled(quantity, 1000.0), "µs")
 

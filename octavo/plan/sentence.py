@@ -20,7 +20,7 @@ def answer(plan: DevicePlan) -> str:
         parts = [_no(plan, closest), _would(plan, closest), f"It is no question of speed: {CLIFF}."]
     else:
         reasons = list(dict.fromkeys(c.reason for c in plan.candidates))
-        return f"No: nothing asked for runs on {plan.device.title}. {'; '.join(reasons[:3])}."
+        return f"No: nothing asked for runs on {_where(plan)}. {_capital('; '.join(reasons[:3]))}."
     return " ".join(part for part in parts if part)
 
 
@@ -56,6 +56,8 @@ def _yes(plan: DevicePlan, best: Candidate) -> str:
     if quick := speed(best):
         sentence += f"; {quick}"
     sentence += "."
+    if plan.device.kind == "host" and not _pace(best):
+        sentence += " `octavo devices probe` measures how fast this machine is."
     if best.tight:
         sentence += f" The need may be {size(memory.low)} to {size(memory.high)}"
         sentence += f", the grant {_ends(plan)}." if _ends(plan) else "."

@@ -166,8 +166,8 @@ class _Tally:
         self.bytes += one * group.count * copies
 
     def _twice(self, group: _Group, scheme: str) -> bool:
-        """Whether the runtime keeps the file's form beside its kernels' own: of a tied table the one is gathered from, the
-        other multiplied with."""
+        """Whether the runtime keeps the file's form beside its kernels' own: of a tied table the one is gathered from,
+        the other multiplied with."""
         tied = group.role == "embedding" and self.scale.tied
         return self.runtime == "onnxruntime" and tied and scheme not in FLOAT_BITS
 

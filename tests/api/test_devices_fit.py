@@ -85,7 +85,7 @@ def test_a_group_too_small_to_leave_one_out_has_no_error(tmp_path: Path) -> None
 
 
 def test_rows_of_which_none_can_be_used_are_refused_with_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"none of 12 rows can be fitted\. 12 rows, no profile of the device"):
+    with pytest.raises(BadInput, match=r"none of 12 rows can be fitted: no profile of the device \(12\)"):
         devices_fit(rows(tmp_path, ("Nokia 3310",)))
 
 

@@ -96,7 +96,7 @@ def test_what_is_planned_stands_beside_what_is_measured(fitted: Any) -> None:
     for row in fitted[0].candidates:
         beside = {item["figure"]: item for item in row["beside"]}
         assert beside["peak_memory_bytes"]["measured"] == row["bench"]["peak_memory_bytes"]
-        assert beside["peak_memory_bytes"]["predicted"]["value"] == row["plan"]["memory"]["total"]
+        assert beside["peak_memory_bytes"]["predicted"]["value"] == row["plan_here"]["memory"]["total"]
         assert beside["tokens_per_second"]["measured"] == row["bench"]["tokens_per_second"]["decode"]
 
 

@@ -85,7 +85,7 @@ class Decoder:
         self.lib = capi.library()
         self.path = path
         self.context: int | None = None
-        # Not mapped: what is repacked for the CPU's kernels (Q4_0) would be there twice, as the file has it and repacked.
+        # Not mapped: what is repacked for the CPU's kernels (Q4_0) would be there twice, as filed and as repacked.
         self.model: int | None = load(path, use_extra_bufts=repack, load_mode=NOT_MAPPED)
         self.n_vocab = int(self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model)))
         self.n_past = 0
@@ -129,8 +129,8 @@ class Decoder:
         self.context = self.model = None
 
     def step(self, ids: NDArray[Any], n_past: int, last: bool = False) -> NDArray[Any]:
-        """Return logits float32 [n, vocab] for ids [n] placed after the first `n_past` positions of the cache; with `last`
-        only those of the last position, [1, vocab], as text is generated.
+        """Return logits float32 [n, vocab] for ids [n] placed after the first `n_past` positions of the cache; with
+        `last` only those of the last position, [1, vocab], as text is generated.
 
         Positions from `n_past` on are forgotten first, so 0 starts afresh and a smaller number goes back.
         Raises BadInput for ids outside the vocabulary, and for positions beyond the context or what is cached.
@@ -181,7 +181,8 @@ def check_positions(n_past: int, n: int, cached: int, n_ctx: int) -> None:
 
 
 def fill_batch(batch: Any, ids: NDArray[Any], first: int, wanted: int) -> None:
-    """Write ids int32 [n] into a llama_batch: positions first, first + 1, ..., sequence 0, logits of the last `wanted`."""
+    """Write ids int32 [n] into a llama_batch: positions first, first + 1, ..., sequence 0; logits of the last
+    `wanted`."""
     n = len(ids)
 
     def array(name: str, kind: Any) -> Any:

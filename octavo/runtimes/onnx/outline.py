@@ -1,7 +1,7 @@
 """An ONNX file without its weights' data: what can be checked of it at the cost of its headers, whatever it weighs.
 
 Parsing a whole file takes its size twice over in memory (the bytes, and the message made of them), which would be more
-than ONNX Runtime itself takes to run it. So the file is mapped, and of each large initializer all but `raw_data` is kept.
+than ONNX Runtime itself takes to run it. So the file is mapped, and of a large initializer all but `raw_data` is kept.
 """
 
 from __future__ import annotations
