@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.api.load import open_source
+from octavo.api.load import Fixed, open_source
 from octavo.core.model import CompressedModel
 from octavo.core.source import Source
 from octavo.core.store import StoreWriter, new_path
@@ -35,6 +35,7 @@ def compress(
     weights: str | Path | None = None,
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    fix: Fixed = None,
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -51,7 +52,7 @@ def compress(
     from octavo.compress.assign import assign
     from octavo.compress.rtn import fold
 
-    source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs)
+    source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs, fix=fix)
     try:
         assigned = assign(source, scheme, embedding=embedding, head=head, allow_skip=allow_skip)
         with new_path(Path(out), force=force, directory=True) as directory:

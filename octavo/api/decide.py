@@ -87,7 +87,8 @@ def decide(
             "Give --device-ms (and --device-j), or a model and --device, and the plan says it.",
         )
     _check_split(split, model, uplink)
-    side = stated(device_ms, device_j, battery, device) if device_ms is not None else planned(
+    unplanned = None if split else model or params
+    side = stated(device_ms, device_j, battery, device, unplanned) if device_ms is not None else planned(
         model, device, device_j, battery, prompt_tokens, answer_tokens,
         params=params, scheme=scheme or (), runtime=runtime or (), unit=unit or (), context=context, slice=slice,
         reserve=reserve, trust=trust,

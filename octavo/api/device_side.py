@@ -28,11 +28,13 @@ class DeviceSide:
     notes: tuple[str, ...] = ()
 
 
-def stated(device_ms: Any, device_j: Any, battery: Any, device: str | None) -> DeviceSide:
-    """From --device-ms and --device-j; the battery may be that of a named device."""
+def stated(device_ms: Any, device_j: Any, battery: Any, device: str | None, model: Any = None) -> DeviceSide:
+    """From --device-ms and --device-j; the battery may be that of a named device. A `model` is not planned then."""
     latency = given(amount(device_ms, MILLISECONDS, "--device-ms", positive=True), "ms")
-    notes = () if device_j is not None else ("No --device-j: what the device path takes from the battery is unknown.",)
-    return DeviceSide(latency, _joules(device_j), _battery(battery, device), notes=notes)
+    notes = [] if model is None else [f"--device-ms is given: {model} is not planned for the device's side."]
+    if device_j is None:
+        notes.append("No --device-j: what the device path takes from the battery is unknown.")
+    return DeviceSide(latency, _joules(device_j), _battery(battery, device), notes=tuple(notes))
 
 
 def planned(

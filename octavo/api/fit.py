@@ -78,7 +78,9 @@ def fit(
     plan's own; `slice` defaults to the device's), and what a runtime cannot carry. Measured is on this machine, beside
     what the plan predicted for it. Chosen is the smallest file whose weights are exact, whose measured peak memory (and
     what is planned for the rest of the context) is within the slice, and whose paired accuracy drop is within
-    `max_drop` (with `data`: `windows` of `window` tokens). Raises BadInput; a candidate that a runtime refuses is a row with the reason.
+    `max_drop` (with `data`: `windows` of `window` tokens).
+
+    Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
     budget = Budget(parse_share(max_drop), parse_share(confidence))
     if budget.max_drop is not None and data is None:

@@ -20,8 +20,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is planned: for the device (`target`), for this machine at the same context (`full`), and for this machine as
-    the candidates are measured on it (`here`): `positions` of a language model, None for a network."""
+    """What is planned: for the device (`target`), for this machine at the same context (`full`), and for this machine
+    as the candidates are measured on it (`here`): `positions` of a language model, None for a network."""
 
     target: PlanRecord
     full: PlanRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from octavo.errors import BadInput, Missing
 if TYPE_CHECKING:
     from torch import nn
 
+Fixed = Mapping[str, Any] | Sequence[str] | None  # what is said of an .onnx file's inputs
 TORCH_HINT = "Install it with `pip install 'octavo[compress]'`."
 KERAS = "from_keras_model(tf.keras.models.load_model({path!r}))"
 REFUSED_KINDS = {".h5": ("Keras", KERAS), ".keras": ("Keras", KERAS)}
@@ -38,12 +39,16 @@ def open_source(
     weights: str | Path | None = None,
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    fix: Fixed = None,
 ) -> Source:
-    """Open a float model: a Hugging Face directory, an nn.Module with example inputs, `module` = pkg.file:factory with
-    `weights`, or (only with `trust`, in a worker) a .pt2 file.
+    """Open a float model: a Hugging Face directory, an .onnx file (with what `fix` says of its inputs), an nn.Module
+    with example inputs, `module` = pkg.file:factory with `weights`, or (only with `trust`, in a worker) a .pt2 file.
 
+    `fix`: of an .onnx file's inputs, as {name: value, size or whole shape} or as "NAME=VALUE" texts.
     Raises BadInput with what was found and what can be given instead; Missing when torch is needed and absent.
     """
+    if fix and not (isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"):
+        raise BadInput("--fix is for the inputs of an .onnx file.", "Leave it out.")
     if module is not None:
         if model is not None:
             raise BadInput(f"Both a model ({model}) and --module {module} were given.", "Give one of them.")
@@ -51,7 +56,7 @@ def open_source(
     if weights is not None:
         raise BadInput(f"--weights {weights} without --module.", "Weights need a program: --module pkg.file:factory.")
     if model is None:
-        raise BadInput("No model given.", "Give a Hugging Face directory, or --module pkg.file:factory.")
+        raise BadInput("No model given.", "Give a Hugging Face directory, an .onnx file, or --module pkg.file:factory.")
     if not isinstance(model, str | Path):
         if example_inputs is None:
             raise BadInput("A torch module needs example_inputs, from which its graph is traced.")
@@ -69,11 +74,17 @@ def open_source(
         return open_huggingface(path)
     if path.suffix in (".pt", ".pth", ".pt2"):
         return _from_pickle(path, trust)
+    if path.suffix.lower() == ".onnx":
+        require_torch()
+        from octavo.sources.onnx.fix import parse_fix
+        from octavo.sources.onnx.open import open_onnx
+
+        return open_onnx(path, parse_fix(fix))
     if path.suffix in REFUSED_KINDS:
         raise _tensorflow(path, *REFUSED_KINDS[path.suffix])
     raise BadInput(
         f"{path}: not a float model that Octavo folds.",
-        "Give a Hugging Face directory, or --module pkg.file:factory --weights W.safetensors.",
+        "Give a Hugging Face directory, an .onnx file, or --module pkg.file:factory --weights W.safetensors.",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octavo.api.load import open_source
+from octavo.api.load import Fixed, open_source
 from octavo.core.source import Source, floats
 from octavo.errors import BadInput
 
@@ -36,6 +36,7 @@ def open_original(
     weights: str | Path | None = None,
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    fix: Fixed = None,
     seed: int = 0,
     x: str = "x",
     y: str = "y",
@@ -45,7 +46,7 @@ def open_original(
     from octavo.sources.tokenizer import tokenizer_of
     from octavo.verify.data import read_text
 
-    source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs)
+    source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs, fix=fix)
     if source.program.kind == "graph":
         arrays = {name: source.rows(name) for name in source.tensors}
         samples, batch = _samples(source, data, x, y)

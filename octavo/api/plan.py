@@ -27,6 +27,7 @@ DEFAULT_RESERVE = 0.3  # of a bare size, of which neither cache nor activations 
 FILES = {".gguf": "llamacpp"}  # finished files of one runtime; .onnx and .tflite may be float models
 NOT_FOLDED = (".onnx", ".tflite")  # sources that a plan can answer for and `compress` does not open yet
 DOES_NOT_FIT = 3
+NO_CACHE = "--context changes nothing: of a bare size no KV cache can be computed, the share set aside stands for it."
 KEPT = 8  # models whose facts stay in memory
 _read: dict[tuple[Any, ...], ModelFacts] = {}
 Names = str | Sequence[str]
@@ -63,19 +64,20 @@ def plan(
     facts = model if isinstance(model, ModelFacts) else _facts(model, params, trust, shapes)
     check_context(facts, context)
     _check_kv(kv)
+    _check_language(facts, context=context, kv=kv, prompt=prompt)
     devices = _devices(device, all_devices)
     settings = [_setting(facts, item, context, slice, reserve, kv, prompt) for item in devices]
     suffix = "" if isinstance(model, ModelFacts) or model is None else Path(model).suffix.lower()
+    owner = FILES.get(suffix) or _finished(facts, suffix)
     scale = scale_of(
-        facts, embedding=embedding, head=head, allow_skip=allow_skip,
-        file_runtime=FILES.get(suffix) or _finished(facts, suffix),
-        unopened=f"fold a float {suffix} model" if suffix in NOT_FOLDED else "",
+        facts, embedding=embedding, head=head, allow_skip=allow_skip, file_runtime=owner,
+        unopened=f"fold a float {suffix} model" if suffix in NOT_FOLDED and owner is None else "",
     )  # fmt: skip
     found = search(
         facts, devices, settings,
         schemes=_listed(scheme), runtimes=_listed(runtime), units=_listed(unit), scale=scale,
     )  # fmt: skip
-    records = [_record(item, with_curve=context is None) for item in found]
+    records = [_record(item, context) for item in found]
     return records[0] if len(records) == 1 else _together(facts, found, records)
 
 
@@ -163,12 +165,19 @@ def _check_kv(kv: str | None) -> None:
         raise BadInput(f"Unknown KV cache type '{kv}'.", nearest(kv, KV_TYPES))
 
 
+def _check_language(facts: ModelFacts, **given: int | str | None) -> None:
+    """Refuse what only a language model has, of a network: it would be passed over in silence."""
+    named = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if named and facts.kind == "network":
+        raise BadInput(f"{named[0]}: {facts.name} is no language model.", "Leave it out: a network keeps no cache.")
+
+
 def _listed(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _record(plan: DevicePlan, *, with_curve: bool) -> PlanRecord:
-    """One device's plan as a record."""
+def _record(plan: DevicePlan, context: int | None) -> PlanRecord:
+    """One device's plan as a record, with the curve where no `context` was asked for."""
     setting, best = plan.setting, plan.best
     shown = best or plan.closest
     words = answer(plan)
@@ -187,9 +196,9 @@ def _record(plan: DevicePlan, *, with_curve: bool) -> PlanRecord:
         rule=RULE,
         facts=_summary(plan.facts),
         setting=_setting_summary(setting),
-        curve=_curve(plan, shown) if with_curve and shown is not None and plan.facts.language else None,
+        curve=_curve(plan, shown) if context is None and shown is not None and plan.facts.language else None,
         would_fit=tuple(asdict(item) for item in remedies(plan, shown)) if best is None and shown else (),
-        notes=plan.facts.missing,
+        notes=plan.facts.missing + ((NO_CACHE,) if context is not None and plan.facts.kind == "size" else ()),
         gates=gates,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.api.load import load, open_source
+from octavo.api.load import Fixed, load, open_source
 from octavo.api.original import Original, open_original
 from octavo.api.run import bind_inputs, placed
 from octavo.core.manifest import EditedManifest, Manifest
@@ -58,6 +58,7 @@ def verify(
     weights: str | Path | None = None,
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    fix: Fixed = None,
     threads: int | None = None,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
@@ -69,7 +70,9 @@ def verify(
     Raises BadInput for files that cannot be read. Gates that do not hold are in the record, with their exit codes.
     """
     budget = Budget(parse_share(max_drop), parse_share(confidence), min_sqnr)
-    given: dict[str, Any] = {"module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs}
+    given: dict[str, Any] = {
+        "module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs, "fix": fix,
+    }  # fmt: skip
     named = against is not None or module is not None
     if data is not None and not named:
         raise BadInput("--data needs --against: outputs and accuracy are compared with the float original.")

@@ -55,7 +55,9 @@ def run(arguments: list[str]) -> int:
         result = app(arguments, prog_name="octavo", standalone_mode=False)
         if result != INTERRUPTED:  # which the command-line library makes of Ctrl-C
             return result if isinstance(result, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise  # else the command-line library's word for a reader that left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):

@@ -25,6 +25,7 @@ def compress(
     module: options.Module = None,
     weights: options.Weights = None,
     trust: options.Trust = False,
+    fix: options.Fix = None,
     force: options.Force = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -36,7 +37,7 @@ def compress(
     with show.progress(quiet) as report:
         record = api.compress(
             model, out=out, scheme=scheme, solver=solver, scale=scale, embedding=embedding, head=head,
-            allow_skip=allow_skip, module=module, weights=weights, trust=trust, force=force, threads=threads,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, force=force, threads=threads,
             progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))

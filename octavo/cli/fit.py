@@ -34,6 +34,7 @@ def fit(
     module: options.Module = None,
     weights: options.Weights = None,
     trust: options.Trust = False,
+    fix: options.Fix = None,
     threads: options.Threads = None,
     seed: options.Seed = 0,
     force: options.Force = False,
@@ -48,7 +49,7 @@ def fit(
             model, out=out, scheme=scheme, runtime=runtime, device=device, slice=slice, data=data,
             x=x, y=y, max_drop=max_drop, confidence=confidence,
             windows=windows, window=window, context=context, kv=kv, embedding=embedding, head=head,
-            allow_skip=allow_skip, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, threads=threads, seed=seed,
             force=force, progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))

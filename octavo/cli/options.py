@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Argument(help="A Hugging Face directory; or leave it out and give --module.")]
+Model = Annotated[
+    str | None, typer.Argument(help="A Hugging Face directory or an .onnx file; or leave it out and give --module.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -21,6 +23,12 @@ Module = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="The module's weights, .safetensors.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Open .pt/.pt2 files, which can run code, in a worker process.")]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix", help="Of an .onnx file's inputs: NAME=VALUE, DIMENSION=SIZE or NAME=1x3x224x224; repeatable."
+    ),
+]
 Embedding = Annotated[str | None, typer.Option("--embedding", help="Scheme of the embedding (default w8).")]
 Head = Annotated[str | None, typer.Option("--head", help="Scheme of the output head (default w8).")]
 AllowSkip = Annotated[bool, typer.Option("--allow-skip", help="Leave what a scheme cannot hold in float; record it.")]

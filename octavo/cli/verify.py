@@ -27,6 +27,7 @@ def verify(
     module: options.Module = None,
     weights: options.Weights = None,
     trust: options.Trust = False,
+    fix: options.Fix = None,
     threads: options.Threads = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -40,8 +41,8 @@ def verify(
             artifact, against=against, compressed=compressed, data=data,
             x=x, y=y, max_drop=max_drop, confidence=confidence,
             min_sqnr=min_sqnr,
-            windows=windows, context=context, module=module, weights=weights, trust=trust, threads=threads, seed=seed,
-            progress=report,
+            windows=windows, context=context, module=module, weights=weights, trust=trust, fix=fix,
+            threads=threads, seed=seed, progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))
     sys.stdout.flush()

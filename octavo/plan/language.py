@@ -243,9 +243,10 @@ def time_to_first_token(
     value, slow, fast = (1e3 * work / part for part in _bounds(rate))
     source = f"{work / 1e9:.3g} GOP of prompt at {rate.value / 1e9:.3g} GOP/s ({rate.source})"
     once = decode(device, reads, runtime=runtime, precision=precision, unit=unit)
-    if once.value is not None and 1e3 / once.value > value:
-        value, slow, fast = (1e3 / part for part in _bounds(once))
-        source = f"the weights read once: {once.source}"
+    if once.value is not None:  # each end is the larger of the two: a faster memory never makes any of them later
+        read, read_slow, read_fast = (1e3 / part for part in _bounds(once))
+        source = f"the weights read once: {once.source}" if read > value else source
+        value, slow, fast = max(value, read), max(slow, read_slow), max(fast, read_fast)
     wide = 1.0 if reads.known else UNKNOWN_SHAPE
     return Quantity(value, "ms", Kind.ESTIMATED, fast / wide, slow * wide, rate.n, source, rate.date)
 

@@ -90,7 +90,7 @@ def _kinds(record: DecideRecord) -> str:
 def _break_evens(record: DecideRecord) -> list[str]:
     found = record.break_even
     shown = {
-        "round trip": ("round_trip_ms", "{:.4g} ms (above it the device answers sooner)"),
+        "round trip": ("round_trip_ms", "{:,.4g} ms (above it the device answers sooner)"),
         "price per query": ("price", "${:.4g} (above it the device costs less)"),
         "queries per user and day": ("queries", "{:.4g} (above it the device costs less)"),
     }

@@ -36,6 +36,8 @@ def _lines(record: PlanRecord, explain: bool, width: int, colour: bool) -> Itera
     shown = [row for row in record.candidates if row["memory"] is not None]
     if shown:
         yield from _columns(*_table(record, shown[:SHOWN]), width)
+    if any(_flagged(row) for row in shown[:SHOWN]):
+        yield "! the two estimates of energy are far apart, or only one is known (--explain says which)"
     if len(shown) > SHOWN:
         yield f"… and {len(shown) - SHOWN} more (--json lists all)"
     out = list(_refused(record))
@@ -124,10 +126,16 @@ def _cells(row: Mapping[str, Any], language: bool) -> list[str]:
     else:
         cells += [span(row.get("tokens_per_second")), _seconds(row.get("time_to_first_token_ms"))]
     energy = row["energy_j"]
-    cells.append(span(energy) + (" !" if energy["flag"] else ""))
+    cells.append(span(energy) + (" !" if _flagged(row) else ""))
     cells.append(span(energy["battery_share_per_hour"], 100, " %"))
     cells.append(span(row["sustained"]["sustained_per_second"]))
     return cells
+
+
+def _flagged(row: Mapping[str, Any]) -> bool:
+    """Whether there is a figure of energy that is not to be relied on."""
+    energy = row.get("energy_j")
+    return energy is not None and energy["value"] is not None and bool(energy["flag"])
 
 
 def _or_unknown(count: int | None) -> str:
@@ -153,13 +161,13 @@ def digits(value: float) -> str:
 def _seconds(figure: Mapping[str, Any] | None) -> str:
     if not figure or figure.get("value") is None:
         return "?"
-    return span(figure, 1e-3, " s") if figure["value"] >= 1000 else span(figure, 1, " ms")
+    longest = figure["value"] if figure.get("high") is None else figure["high"]
+    return span(figure, 1e-3, " s") if longest >= 1000 else span(figure, 1, " ms")
 
 
 def _pace(row: Mapping[str, Any]) -> str:
-    if "latency_ms" in row:
-        return f"{span(row['latency_ms'])} ms"
-    return f"{span(row.get('tokens_per_second'))} tokens/s"
+    found, unit = (row["latency_ms"], "ms") if "latency_ms" in row else (row.get("tokens_per_second"), "tokens/s")
+    return "?" if span(found) == "?" else f"{span(found)} {unit}"
 
 
 def _refused(record: PlanRecord) -> Iterator[str]:
@@ -220,7 +228,7 @@ def _row_explained(row: Mapping[str, Any], setting: Mapping[str, Any]) -> Iterat
         yield f"activations {memory['activations']:,} B (estimated): {how}"
     yield f"runtime {memory['runtime']:,} B: {row['memory_source']}"
     yield f"total {memory['total']:,} B, between {memory['low']:,} and {memory['high']:,}"
-    for key, words in (("latency_ms", "latency"), ("tokens_per_second", "tokens/s"),
+    for key, words in (("latency_ms", "latency"), ("tokens_per_second", "decode"),
                        ("time_to_first_token_ms", "first token")):  # fmt: skip
         if key in row:
             yield f"{words} {_source(row[key])}"

@@ -123,6 +123,7 @@ def test_the_device_side_can_be_the_plan_of_a_model(llama: Path) -> None:
     assert latency["low"] < latency["value"] < latency["high"]
     assert path(record, "device")["battery_share_per_day"]["value"] > 0  # the battery is the profile's
     assert any("w4g32 on llamacpp" in note for note in record.notes)
+    assert any("is not planned" in note for note in decide(llama, **WORKED).notes)
 
 
 def test_a_model_that_does_not_fit_leaves_the_cloud_and_says_why() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from octavo.api.plan import plan
@@ -154,6 +155,27 @@ def test_one_that_fits_somewhere_is_no_failure():
 def test_impossible_values_are_refused(options, message):
     with pytest.raises(BadInput, match=message):
         plan(llama(SMALL), **{"device": device(), **options})
+
+
+@pytest.mark.parametrize("option", [{"context": 512}, {"kv": "f16"}, {"prompt": 5}])
+def test_a_network_has_no_cache_to_set(option):
+    with pytest.raises(BadInput, match=f"--{next(iter(option))} .*no language model"):
+        plan(network(), device=device(), **option)
+
+
+def test_a_finished_onnx_file_is_not_said_to_need_folding(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    codes = onnx.numpy_helper.from_array(np.ones((8, 4), np.int8), "codes")
+    scale = onnx.numpy_helper.from_array(np.float32(0.5), "scale")
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, size]) for name, size in (("x", 8), ("y", 4))]
+    nodes = [onnx.helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"]),
+             onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]  # fmt: skip
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [codes, scale]))
+    onnx.save(model, tmp_path / "finished.onnx")
+    record = plan(tmp_path / "finished.onnx", device=device())
+    assert record.best == {"scheme": "as is", "runtime": "onnxruntime", "unit": "cpu"}
+    assert record.candidates[0]["exported_today"]
+    assert "fold" not in record.answer
 
 
 def test_a_model_and_a_size_are_one_too_many(configs):

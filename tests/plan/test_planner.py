@@ -242,3 +242,33 @@ def test_weights_that_are_read_in_place_take_no_ram():
     assert memory.total == (memory.activations or 0) + memory.runtime
     tiny = replace(micro, weight_storage=known(1e3, "B"))
     assert "for weights" in planned(facts, tiny, schemes=("w8",), runtimes=("onnxruntime",)).candidates[0].reason
+
+
+def finished(width: float) -> DevicePlan:
+    """A network of int8 weights that is planned as it is, with activations of `width` bytes."""
+    facts = network()
+    weights = tuple(replace(w, stored="int8" if len(w.shape) > 1 else "fp32") for w in facts.weights)
+    facts = replace(facts, weights=weights, edges=tuple(replace(edge, element_bytes=width) for edge in facts.edges))
+    on = device()
+    return plan(facts, [on], [Setting(on.slice_bytes)], scale=scale_of(facts, file_runtime="litert"))[0]
+
+
+def test_a_finished_file_that_computes_in_floats_runs_on_no_integer_unit():
+    dynamic, static = ({c.unit: c for c in finished(width).candidates if c.runtime == "litert"} for width in (4.0, 1.0))
+    assert "activations" in dynamic["npu"].reason
+    assert dynamic["cpu"].fits
+    assert static["npu"].fits
+    assert static["npu"].costs is not None
+
+
+def test_what_a_tiny_model_takes_is_starting_its_operators():
+    tiny = next(c for c in planned(bare_size("0.5M")).candidates if c.runtime == "llamacpp").costs.rate
+    assert tiny.value < 5_000
+    assert tiny.high < 20_000
+    assert "start its operators" in tiny.source
+    first = planned(bare_size("7B"), schemes=("w4",), runtimes=("llamacpp",)).candidates[0]
+    assert 0.95 < first.costs.rate.value / (0.6 * 50e9 / 3.5e9) < 1  # which is hardly felt where reading takes long
+    phone = device()
+    measured = tuple(replace(unit, overhead_ms={"llamacpp": known(1e-4, "ms")}) for unit in phone.units)
+    quick = planned(bare_size("0.5M"), replace(phone, units=measured))
+    assert next(c for c in quick.candidates if c.runtime == "llamacpp").costs.rate.value > tiny.value

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from octavo.api.plan import plan
+from octavo.plan.reckon import unknown
 from octavo.report.plan_text import plan_text, span
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plan"))
@@ -57,3 +58,16 @@ def test_what_is_unknown_is_a_question_mark():
     assert span({"value": None, "low": None, "high": None, "kind": "unknown"}) == "?"
     assert span({"value": 2.0, "low": 1.0, "high": 3.04}) == "1–3"
     assert span({"value": 2.0, "low": None, "high": None}) == "2"
+
+
+def test_a_flag_on_energy_is_explained_below_the_table():
+    alone = plan_text(plan(llama(SMALL), device=device(dram_energy=unknown("J/B")), context=512))
+    assert "! the two estimates of energy" in alone
+    nothing = device(dram_energy=unknown("J/B"), sustained_power=unknown("W"))
+    assert " !" not in plan_text(plan(llama(SMALL), device=nothing, context=512))
+
+
+def test_a_machine_that_nobody_measured_is_told_how_to():
+    there, here = (device(kind=kind, bandwidth=unknown("B/s")) for kind in ("phone", "host"))
+    assert "devices probe" in plan(llama(SMALL), device=here).answer
+    assert "devices probe" not in plan(llama(SMALL), device=there).answer

@@ -28,6 +28,7 @@ KEYS: dict[str, tuple[str, ...]] = {  # what families call the same number
     "shared_experts": ("n_shared_experts",),
     "sliding_window": ("sliding_window", "window_size"),
 }
+NEVER_NULL = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 MAY_BE_ZERO = ("experts", "experts_per_token", "shared_size", "shared_experts", "sliding_window")
 MOST_LAYERS = 10_000
 LARGEST = 10**12  # no size of a model is beyond this; a larger one is a slip that would only overflow later
@@ -103,7 +104,7 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if heads and hidden and not config.get("head_dim") and hidden % heads and "gemma" not in str(config["model_type"]):
         raise BadInput(f"config.json: num_attention_heads {heads} does not divide hidden_size {hidden}.")
-    return config
+    return {key: value for key, value in config.items() if value is not None or key not in NEVER_NULL}
 
 
 def _plain_rope(family: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +156,10 @@ def _read_shape(family: str, config: dict[str, Any]) -> tuple[DecoderShape, tupl
     inner = _whole(config, "intermediate_size", required=False)
     if inner is None:
         if gated and not experts:
-            raise BadInput(f"config.json: no intermediate_size (looked for {', '.join(KEYS['intermediate_size'])}).")
+            raise BadInput(
+                f"config.json: no intermediate_size (looked for {', '.join(KEYS['intermediate_size'])}).",
+                "Add it to the config, or give a bare size with --params.",
+            )
         inner = 4 * hidden
     context = _whole(config, "context", required=False) or 0
     if not context:

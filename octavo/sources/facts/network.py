@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from math import prod
 from pathlib import Path
 
 from octavo.core.architecture import Role
@@ -23,11 +22,6 @@ def kinds(format: str) -> dict[str, OperatorKind]:
     """{operator name: kind} of one format, from operators.toml."""
     table = tomllib.loads(Path(__file__).with_name("operators.toml").read_text("utf-8"))[format]
     return {name: kind for kind, names in table.items() for name in names}
-
-
-def convolution_macs(out: Shape, weight_per_output: int) -> int:
-    """Every output element costs the weights of one output channel (`weight_per_output` = C_in/groups · kernel)."""
-    return prod(out) * weight_per_output
 
 
 class Network:

@@ -238,6 +238,11 @@ def test_impossible_values_are_named(family: str, key: str, value: Any) -> None:
     assert str(value) in str(raised.value)
 
 
+def test_a_size_that_is_null_is_a_size_that_is_missing() -> None:
+    with pytest.raises(BadInput, match="needs the key 'vocab_size'"):
+        huggingface_facts(LLAMA | {"vocab_size": None}, "m")
+
+
 def test_what_is_no_decoder_needs_its_weights(stories260k: Path, tmp_path: Path) -> None:
     config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 64}
     with pytest.raises(BadInput, match="'bert' is no decoder"):
