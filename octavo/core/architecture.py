@@ -6,7 +6,9 @@ is exported, the metadata of a GGUF file, and the planner's facts.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from octavo.errors import BadInput, nearest
@@ -121,6 +123,19 @@ class DecoderSpec:
             if bias:
                 found[f"{name}.bias"] = TensorSpec((rows,), "other")
         return found | {f"{name}.weight": TensorSpec((size,), "other") for name, size in norms.items()}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config.json. Raises BadInput when it is missing or is no JSON object."""
+    if not path.is_file():
+        raise BadInput(f"{path.parent}: no {path.name}.", "Give a Hugging Face model directory or its config.json.")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: expected an object, found {type(config).__name__}.")
+    return config
 
 
 def decoder_spec(config: dict[str, Any]) -> DecoderSpec:

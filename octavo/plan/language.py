@@ -251,20 +251,6 @@ def time_to_first_token(
     return Quantity(value, "ms", Kind.ESTIMATED, fast / wide, slow * wide, rate.n, source, rate.date)
 
 
-def prefill(
-    device: Device, facts: ModelFacts, tokens: int, reads: TokenReads, *, runtime: str, precision: str,
-    unit: Unit | None = None, context: int | None = None,
-) -> Quantity:  # fmt: skip
-    """Tokens of a prompt of `tokens` taken in per second."""
-    first = time_to_first_token(
-        device, facts, tokens, reads, runtime=runtime, precision=precision, unit=unit, context=context
-    )
-    if first.value is None:
-        return Quantity(None, "tokens/s", Kind.UNKNOWN, source=first.source)
-    value, high, low = (1e3 * tokens / part for part in _bounds(first))
-    return Quantity(value, "tokens/s", Kind.ESTIMATED, low, high, first.n, first.source, first.date)
-
-
 def prefill_rate(device: Device, runtime: str, precision: str, unit: Unit | None = None, shape: str = "") -> Quantity:
     """Operations per second that a prompt reaches: as fitted, a share of the unit's peak, or the default share."""
     found = _coefficient(device.prefill_efficiency, runtime, precision, shape)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.core.architecture import DecoderSpec, TensorSpec, decoder_spec
+from octavo.core.architecture import DecoderSpec, TensorSpec, decoder_spec, read_config
 from octavo.core.model import Program, State
 from octavo.core.safetensors import SafetensorsFile, widen
 from octavo.errors import BadInput, nearest
@@ -68,7 +68,7 @@ def open_huggingface(directory: Path) -> HuggingFaceSource:
     Raises BadInput when the config is missing, of an unknown family or contradicts the shapes in the files, when
     tensors are missing or unknown, or when a file is damaged; the message names them.
     """
-    config = read_config(directory)
+    config = read_config(directory / "config.json")
     spec = decoder_spec(config)
     files = _open_files(directory)
     expected = spec.tensors()
@@ -92,20 +92,6 @@ def open_huggingface(directory: Path) -> HuggingFaceSource:
     if spec.tied and HEAD in files:
         _check_tied(source)
     return source
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """Read config.json. Raises BadInput when it is missing or is no JSON object."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise BadInput(f"{directory}: no config.json.", "Give a Hugging Face model directory.")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"{path}: expected an object, found {type(config).__name__}.")
-    return config
 
 
 def _open_files(directory: Path) -> dict[str, SafetensorsFile]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from builders import edit_config, rewrite, tiny_llama, tiny_model
 
-from octavo.core.architecture import FAMILIES
+from octavo.core.architecture import FAMILIES, read_config
 from octavo.errors import BadInput
-from octavo.sources.huggingface import HEAD, INDEX, open_huggingface, read_config
+from octavo.sources.huggingface import HEAD, INDEX, open_huggingface
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -227,12 +227,12 @@ def test_an_untied_model_needs_its_head(damaged):
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadInput, match=r"config\.json: "):
-        read_config(tmp_path)
+        read_config(tmp_path / "config.json")
 
 
 def test_a_missing_config_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"no config\.json\. Give a Hugging Face model directory"):
-        read_config(tmp_path)
+        read_config(tmp_path / "config.json")
 
 
 def test_an_unknown_family_is_refused_with_the_nearest(damaged):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from octavo.core.architecture import Role, TensorSpec
+from octavo.core.architecture import Role, TensorSpec, read_config
 from octavo.core.decoder_facts import decoder_facts
 from octavo.core.facts import ModelFacts, WeightFacts
 from octavo.errors import BadInput
@@ -28,7 +28,7 @@ def huggingface_facts(source: Path | Mapping[str, Any], name: str = "") -> Model
     if not isinstance(source, Path):
         return _facts(dict(source), {}, name or "config")
     directory = source if source.is_dir() else source.parent
-    config = _read_config(source / "config.json" if source.is_dir() else source)
+    config = read_config(source / "config.json" if source.is_dir() else source)
     stored = _headers(directory) if source.is_dir() else {}
     return _facts(config, stored, name or directory.resolve().name)
 
@@ -137,18 +137,6 @@ def _canonical(name: str) -> str:
     """The name without the wrappings that multimodal and headless checkpoints put around it."""
     name = name.replace("language_model.", "")
     return f"model.{name}" if name.startswith(("layers.", "embed_tokens.", "norm.")) else name
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadInput(f"{path.parent}: no {path.name}.", "Give a Hugging Face model directory or its config.json.")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"{path}: expected an object, found {type(config).__name__}.")
-    return config
 
 
 def _headers(directory: Path) -> dict[str, WeightFacts]:
