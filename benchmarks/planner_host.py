@@ -84,7 +84,7 @@ class Cell:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(arguments)
+    args = _arguments(arguments)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="planner-host-", dir=args.work) as folder:
         profile = _profile(args, Path(folder))
@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for, with what --quick changes filled in."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", help="comma-separated; default: all that is listed in this file")
     parser.add_argument("--schemes", default="w8,w4g32,q4_0")
@@ -115,26 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="the small language models, two rounds")
     parser.add_argument("--work", help="directory for the files that are made (default: the system's temporary one)")
     parser.add_argument("--json", nargs="?", const="-", help="print JSON, or write it to a file")
-    parser.set_defaults(rounds=None)
-    return _Defaults(parser)  # type: ignore[return-value]
-
-
-class _Defaults:
-    """The parser, with what --quick changes filled in."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self.parser = parser
-
-    def parse_args(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        args = self.parser.parse_args(arguments)
-        if args.rounds is None:
-            args.rounds = 2 if args.quick else 5
-        if args.models is None:
-            full = (*LANGUAGE, "synthetic:60M", "synthetic:110M", *NETWORKS)
-            args.models = ",".join(QUICK if args.quick else full)
-        if args.quick and args.schemes == "w8,w4g32,q4_0":
-            args.schemes = "w8,w4g32"
-        return args
+    args = parser.parse_args(arguments)
+    if args.rounds is None:
+        args.rounds = 2 if args.quick else 5
+    if args.models is None:
+        full = (*LANGUAGE, "synthetic:60M", "synthetic:110M", *NETWORKS)
+        args.models = ",".join(QUICK if args.quick else full)
+    if args.quick and args.schemes == "w8,w4g32,q4_0":
+        args.schemes = "w8,w4g32"
+    return args
 
 
 def _profile(args: argparse.Namespace, folder: Path) -> Any:
@@ -237,12 +227,14 @@ def _keyboard(folder: Path) -> Path:
 def _predicted(planned: Any) -> dict[str, tuple[float, float, float]]:
     candidate = planned.to_dict()["candidates"][0]
     memory = candidate["memory"]
-    found = {"memory": tuple(memory[key] / 1e6 for key in ("low", "total", "high"))}
+    found: dict[str, tuple[float, float, float]] = {
+        "memory": (memory["low"] / 1e6, memory["total"] / 1e6, memory["high"] / 1e6)
+    }
     for what, key in {"decode": "tokens_per_second", "latency": "latency_ms"}.items():
         figure = candidate.get(key)
         if figure and figure["value"] is not None:
-            found[what] = tuple(figure[end] for end in ("low", "value", "high"))
-    return found  # type: ignore[return-value]
+            found[what] = (figure["low"], figure["value"], figure["high"])
+    return found
 
 
 def _measure(cell: Cell, threads: int) -> None:
