@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from octavo.core.estimate import Estimate, Proportion, Ratio, finite, paired_difference
 from octavo.core.metrics import Kind
 from octavo.errors import BadInput
-from octavo.verify.data import Labelled
+from octavo.verify.lazy import Samples
 from octavo.verify.outputs import Arrays, OutputComparison, OutputsReport, Run, named
 
 Metric = Callable[[Arrays, NDArray[np.int64]], float]
@@ -57,7 +57,7 @@ class AccuracyReport:
 def compare_accuracy(
     reference: Run,
     candidate: Run,
-    data: Labelled,
+    data: Samples,
     *,
     output: str | None = None,
     top: tuple[int, ...] = (1,),
@@ -197,7 +197,7 @@ def _checked(outputs: Mapping[str, NDArray[Any]], name: str, labels: NDArray[np.
 
 
 def compare_both(
-    reference: Run, candidate: Run, data: Labelled, *, kind: Kind = "logits", **options: Any
+    reference: Run, candidate: Run, data: Samples, *, kind: Kind = "logits", **options: Any
 ) -> tuple[OutputsReport, AccuracyReport | None]:
     """Outputs and, where there are labels, accuracy, in one run of both sides; options as of `compare_accuracy`."""
     comparison, confidence = OutputComparison(kind), options.get("confidence", 0.95)

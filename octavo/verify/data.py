@@ -1,4 +1,4 @@
-"""Reading --data: arrays out of an .npz, windows of tokens out of a .txt; and splitting one set in two."""
+"""Reading --data: arrays out of an .npz, images and clips, windows of tokens out of a .txt; and splitting in two."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import BadInput, nearest
+from octavo.verify.shapes import fits, turned
 
+if TYPE_CHECKING:
+    from octavo.verify.lazy import Samples
+
+KINDS = (".npz", ".zip", ".txt")
 SEPARATORS = ("<|eos|>", "<|endoftext|>")
 MIN_DOCUMENT_CLUSTERS = 10  # with fewer documents an interval over them says little: then windows are the clusters
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Samples: one array per model input, batch on axis 0; `labels` int64 with the same axis 0, if there are any."""
+    """Samples: one array per model input, batch on axis 0; `labels` int64 with the same axis 0, if there are any.
+    `notes`: what reading them decided."""
 
     inputs: dict[str, NDArray[Any]]
     labels: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -30,12 +37,18 @@ class Labelled:
     def take(self, index: NDArray[np.int64]) -> Labelled:
         """The samples at `index`, in that order."""
         labels = None if self.labels is None else self.labels[index]
-        return Labelled({name: array[index] for name, array in self.inputs.items()}, labels)
+        return Labelled({name: array[index] for name, array in self.inputs.items()}, labels, self.notes)
 
     def batches(self, size: int = 1) -> Iterator[Labelled]:
         """Consecutive batches of at most `size` samples."""
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def digests(self) -> list[bytes]:
+        """A digest of each sample: equal for equal samples."""
+        from octavo.verify.lazy import decoded_digests
+
+        return decoded_digests(self)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,50 @@ def read_arrays(
     if 0 in lengths.values():
         raise BadInput(f"{path}: no samples; it has {listing}.")
     return Labelled(chosen, marks)
+
+
+def read_data(
+    path: Path,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    x: str = "x",
+    y: str = "y",
+    preprocess: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Read a network's data: an .npz (`read_arrays`), or a folder or zip of images or of .wav clips in class folders or
+    with a labels.csv, which a preprocess.toml beside them or `preprocess` makes into inputs.
+
+    At most `limit` samples, drawn by `seed`. Raises BadInput for what cannot be read or does not fit `inputs`.
+    """
+    from octavo.verify import images, sound
+    from octavo.verify.files import open_files
+    from octavo.verify.labels import list_samples
+    from octavo.verify.lazy import chosen
+    from octavo.verify.preprocess import require_preprocess
+
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder.")
+    if suffix == ".npz":
+        arrays = read_arrays(path, inputs, x=x, y=y)
+        if preprocess is not None:
+            note = f"{preprocess.name} is for images and sound: the arrays of {path.name} are taken as they are."
+            arrays = Labelled(arrays.inputs, arrays.labels, (note,))
+        return arrays if limit is None else arrays.take(chosen(len(arrays), limit, seed))
+    if suffix != ".zip" and not path.is_dir():
+        kinds = ", ".join(KINDS)
+        raise BadInput(f"{path}: data is {kinds}, or a folder of images or clips. {nearest(suffix, KINDS)}")
+    files = open_files(path)
+    clips = not any(name.lower().endswith(images.SUFFIXES) for name in files.names) and any(
+        name.lower().endswith(sound.SUFFIXES) for name in files.names
+    )
+    kind = sound if clips else images
+    how = require_preprocess(path, preprocess, kind.EXAMPLE)
+    listing = list_samples(files, kind.SUFFIXES, how.classes)
+    read = sound.read_clips if clips else images.read_images
+    return read(files, listing, inputs, how, limit=limit, seed=seed)
 
 
 def read_text(
@@ -179,15 +236,11 @@ def _samples(path: Path, name: str, array: NDArray[Any], shape: tuple[int, ...] 
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise BadInput(f"{path}: array '{name}' holds {count} NaN or infinite values of {array.size}.")
-    if shape is not None:
-        fits = len(shape) == array.ndim and all(
-            want in (-1, have) for want, have in zip(shape[1:], array.shape[1:], strict=True)
+    if shape is not None and not fits(array.shape, shape):
+        raise BadInput(
+            f"{path}: array '{name}' is {list(array.shape)}; the model's input is {['batch', *shape[1:]]}.",
+            turned(array.shape, shape) or "Reshape it, or name another array with --x.",
         )
-        if not fits:
-            raise BadInput(
-                f"{path}: array '{name}' is {list(array.shape)}; the model's input is {['batch', *shape[1:]]}.",
-                "Reshape it, or name another array with --x.",
-            )
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
@@ -249,8 +302,3 @@ def _pieces(
         if stop > first:
             window = piece if bos is None else np.concatenate([[bos], piece])
             yield Window(window.astype(np.int64), float(ends[stop] - ends[first]), document, document)
-
-
-def unknown_suffix(path: Path) -> BadInput:
-    """The error for data of a kind that is not read (yet)."""
-    return BadInput(f"{path}: data is .npz or .txt. {nearest(path.suffix, ('.npz', '.txt'))}")

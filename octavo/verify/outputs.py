@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class OutputsReport:
     identical: bool
     nonfinite: int
     by_output: dict[str, Distances]
+    extra: dict[str, Any] = field(default_factory=dict)  # further JSON keys
 
     def within(self, min_sqnr_db: float) -> bool:
         """Whether every output reaches the bound; NaN and infinite outputs never do."""
@@ -51,6 +52,7 @@ class OutputsReport:
             "samples": self.samples,
             "identical": self.identical,
             "nonfinite": self.nonfinite,
+            **self.extra,
         }
 
 

@@ -1,21 +1,21 @@
 """Whether an artifact holds exactly the compressed model's weights, as the vendor's own reader decodes them.
 
 Every tensor is decoded, digested and compared with the digest recorded for it, in the artifact's manifest or (better:
-nobody can have edited that) in the compressed model itself. No file hash is consulted.
+nobody can have edited that) in the compressed model itself; so are a static model's edges. No file hash is consulted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.manifest import Carried, EditedManifest, Manifest
-from octavo.core.model import CompressedModel, TensorValue
+from octavo.core.model import CompressedModel, Edge, TensorValue
 from octavo.core.tensor import QuantizedTensor, float_digest
 from octavo.errors import OctavoError
 
@@ -82,7 +82,7 @@ def check_weights(
         raise ValueError("an artifact without a manifest is compared with a model through the runtime's carry()")
     expected = _expected(lies, model)
     rewritten = {c.name: c.carried_digest for c in (plan or lies).tensors if c.carried_digest}
-    wrong: list[Wrong] = _absent(lies, expected)
+    wrong: list[Wrong] = [*_absent(lies, expected), *_wrong_edges(decoder, lies, model)]
     total = len(lies.tensors)
     for done, carried in enumerate(lies.tensors):
         progress("weights", done, total)
@@ -117,6 +117,30 @@ def _expected(lies: Manifest, model: CompressedModel | None) -> dict[str, str]:
 def _absent(lies: Manifest, expected: Mapping[str, str]) -> list[Wrong]:
     there = {carried.name for carried in lies.tensors}
     return [Wrong(name, "is not in the artifact.") for name in expected if name not in there]
+
+
+def _wrong_edges(decoder: Decoder, lies: Manifest, model: CompressedModel | None) -> list[Wrong]:
+    """Quantised activations that are not what was recorded, of those that the format shows; each by its operator."""
+    shown = getattr(decoder, "edges", None)
+    recorded = [asdict(edge) for edge in model.edges] if model is not None else lies.parts.get("edges", [])
+    if shown is None or not recorded:
+        return []
+    try:
+        found = shown()
+    except OctavoError as error:
+        return [Wrong("(edges)", str(error))]
+    return [wrong for edge in recorded if (wrong := _edge_differs(edge, found.get(edge["name"])))]
+
+
+def _edge_differs(edge: Mapping[str, Any], found: Edge | None) -> Wrong | None:
+    if found is None:
+        return Wrong(edge["name"], "the file does not quantise the value that this operator gives.")
+    parts = [
+        f"{what.replace('_', ' ')} {getattr(found, what)} for {edge[what]}"
+        for what in ("scale", "zero_point", "dtype")
+        if getattr(found, what) != edge[what]
+    ]
+    return Wrong(edge["name"], f"the value that this operator gives has {' and '.join(parts)}.") if parts else None
 
 
 def _compare(
