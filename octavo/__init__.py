@@ -12,8 +12,8 @@ from octavo.errors import OctavoError
 
 __version__ = "0.1.0"
 VERBS = (
-    "compress", "decide", "devices_fit", "devices_list", "devices_probe", "devices_show", "doctor", "export", "fit",
-    "inspect", "load", "plan", "run", "verify",
+    "bench", "compress", "decide", "devices_fit", "devices_list", "devices_probe", "devices_show", "doctor", "export",
+    "fit", "inspect", "load", "plan", "run", "verify",
 )  # fmt: skip
 __all__ = ["OctavoError", "__version__", *VERBS]
 

@@ -51,18 +51,28 @@ class ModelRecord(Record):
 
 @dataclass(frozen=True)
 class ExportRecord(Record):
-    """`export`. `weights` is what reading the file back proved."""
+    """`export`. `weights` is what reading the file back proved.
+
+    `unit`: what was asked for. `placement`: every operator, the unit that runs it and why; `fallback`: those that run
+    elsewhere, with what to do. `npu`: the report of an NPU's compiler (cycles, memory, traffic). `files`: everything
+    written, by what it is.
+    """
 
     path: str
     runtime: str
     bytes: int
     digest: str
     weights: Any
-    placement: tuple[dict[str, str], ...]
+    placement: tuple[dict[str, Any], ...]
     widened: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
     run_line: str
-    bits_per_weight: float
+    bits_per_weight: float | None
+    unit: str = "cpu"
+    fallback: tuple[dict[str, Any], ...] = ()
+    npu: dict[str, Any] | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    gates: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,15 @@ class RunRecord(Record):
 
     outputs: dict[str, dict[str, Any]]
     text: str | None
-    placement: tuple[dict[str, str], ...]
+    placement: tuple[dict[str, Any], ...]
     latency_ms: float
     tokens: int | None = None
     tokens_per_second: dict[str, float] | None = None
     ids: tuple[int, ...] | None = None
+    unit: str = "cpu"
+    fallback: tuple[dict[str, Any], ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class VerifyRecord(Record):
     outputs: dict[str, Any] | None
     decoded: dict[str, Any] | None
     accuracy: dict[str, Any] | None
-    fallback: tuple[dict[str, str], ...]
+    fallback: tuple[dict[str, Any], ...]
     gates: tuple[dict[str, Any], ...]
     passed: bool
     notes: tuple[str, ...] = ()
@@ -109,10 +123,12 @@ class FitRecord(Record):
 
 @dataclass(frozen=True)
 class DoctorRecord(Record):
-    """`doctor`: what works here, and what to do about what does not."""
+    """`doctor`: what works here, and what to do about what does not: per runtime, per extra of the package, and per
+    runtime and unit."""
 
     runtimes: tuple[dict[str, Any], ...]
     extras: tuple[dict[str, Any], ...] = field(default=())
+    units: tuple[dict[str, Any], ...] = field(default=())
 
 
 EXIT_ORDER = (1, 6, 5, 4, 3, 7)
@@ -225,4 +241,41 @@ class DeviceFitRecord(Record):
     groups: tuple[dict[str, Any], ...]
     overall: dict[str, Any]
     written: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchRecord(Record):
+    """`bench`: what was measured here, in fresh processes. ms, bytes, tokens per second.
+
+    `latency_ms`: {p50, p90, p99, n, max, interval, reach, settled}: `interval` is 95 % of p50, `reach` its larger side
+    as a share of p50, `settled` whether that is within the precision asked for. With several threads or batches the
+    figures up to `runs` are those of the first, and `configurations` has them all; `runs` has one entry per process.
+    `sustained`: windows of time; `throttling`: the verdict over them; `profile`: {runs, total_ms, operators}.
+    """
+
+    artifact: str
+    runtime: str
+    latency_ms: dict[str, Any]
+    peak_memory_bytes: int
+    tokens_per_second: dict[str, float] | None
+    items_per_second: float | None
+    threads: int | None
+    batch: int | None
+    load_ms: float
+    first_ms: float
+    peak_rss_bytes: int
+    baseline_bytes: int
+    language: dict[str, Any] | None
+    runs: tuple[dict[str, Any], ...]
+    configurations: tuple[dict[str, Any], ...]
+    inputs: dict[str, dict[str, Any]]
+    units: dict[str, int]
+    sustained: tuple[dict[str, Any], ...]
+    throttling: dict[str, Any] | None
+    profile: dict[str, Any] | None
+    plot: str | None
+    machine: dict[str, Any]
+    rule: str
+    interrupted: bool = False
     notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from octavo.api.bench import bench
     from octavo.api.compress import compress
     from octavo.api.decide import decide
     from octavo.api.devices import devices_fit, devices_list, devices_probe, devices_show
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from octavo.api.verify import verify
 
 __all__ = [
-    "compress", "decide", "devices_fit", "devices_list", "devices_probe", "devices_show", "doctor", "export", "fit",
-    "inspect", "load", "plan", "run", "verify",
+    "bench", "compress", "decide", "devices_fit", "devices_list", "devices_probe", "devices_show", "doctor", "export",
+    "fit", "inspect", "load", "plan", "run", "verify",
 ]  # fmt: skip
 
 

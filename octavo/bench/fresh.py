@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.bench.timing import Latency, Throughput, time_language, time_session
+from octavo.bench.timing import (
+    Floats,
+    Latency,
+    Report,
+    Throughput,
+    Until,
+    latency,
+    throughput,
+    timed_calls,
+    timed_language,
+)
 from octavo.errors import BadInput
 from octavo.workers.local import Worker
 
 Arrays = dict[str, NDArray[Any]]
+PRECISION, LIMIT = 0.02, 5.0  # of a measurement that nobody asked to be better or shorter
 
 
 @dataclass(frozen=True)
 class Fresh:
     """What a fresh process measured.
 
+    `load_ms`: importing the runtime and opening the file; `first_ms`: the first run (of a language model, the first
+    prompt), which warms up what the others find warm.
     `peak_rss_bytes`: the largest resident set, of the process and of those it started, summed over `processes`.
     `baseline_bytes`: the interpreter, numpy and Octavo before the runtime was imported, times `processes`; the
     difference, `peak_memory_bytes`, is what runtime, model and work took. Mapped pages of the file count once touched.
+    `prefills` [n] and `calls` (float64 seconds, in order): what the figures are made of.
     """
 
     load_ms: float
+    first_ms: float
     latency_ms: Latency
     tokens_per_second: Throughput | None
     peak_rss_bytes: int
     baseline_bytes: int
     processes: int
     threads: int | None
+    calls: Floats = field(repr=False, compare=False)
+    prefills: Floats = field(repr=False, compare=False)
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -55,6 +72,7 @@ class Fresh:
             "tokens_per_second": None if rate is None else {"prefill": rate.prefill, "decode": rate.decode},
             "language": None if rate is None else rate.as_dict(),
             "load_ms": self.load_ms,
+            "first_ms": self.first_ms,
             "peak_memory_bytes": self.peak_memory_bytes,
             "peak_rss_bytes": self.peak_rss_bytes,
             "baseline_bytes": self.baseline_bytes,
@@ -74,34 +92,42 @@ def measure_fresh(
     decode: int = 0,
     context: int | None = None,
     kv: str | None = None,
+    until: Until | None = None,
     timeout: float | None = 600.0,
+    report: Report | None = None,
 ) -> Fresh:
     """Open `path` in a new process and time it. `decode` > 0: `inputs["ids"]` is a prompt, time prefill and decode too.
 
-    `context`, `kv`: positions and type of the KV cache, handed to the opener where given.
+    `until`: when enough has been timed (default: `repeat` calls, and then until the median is known within PRECISION
+    or LIMIT seconds are over); `context`, `kv`: positions and type of the KV cache, handed to the opener where given;
+    `report`: told the share that is done.
 
     For a language model `latency_ms` is the time per decoded token. Raises what the opener raises, WorkerDied,
     WorkerTimeout.
     """
-    params = {"opener": opener, "path": str(path), "threads": threads}
-    params |= {"repeat": repeat, "warmup": warmup, "decode": decode, "context": context, "kv": kv}
+    until = until or Until(repeat, precision=PRECISION, limit=LIMIT, **({"min_seconds": 0.0} if decode else {}))
+    params = {"opener": opener, "path": str(path), "threads": threads, "until": asdict(until)}
+    params |= {"warmup": warmup, "decode": decode, "context": context, "kv": kv}
+
+    def on_event(event: dict[str, Any]) -> None:
+        if report is not None and "share" in event:
+            report(event["share"])
+
     with Worker(threads=threads) as worker:
-        reply = worker.call("octavo.bench.fresh:measure", params, inputs, timeout=timeout)
-    result = reply.result
-    throughput = None
-    if result["throughput"] is not None:
-        fields = dict(result["throughput"])
-        fields["per_token_ms"] = Latency(**fields["per_token_ms"])
-        fields |= {key: tuple(fields[key]) for key in ("prefill_range", "decode_range")}
-        throughput = Throughput(**fields)
+        reply = worker.call("octavo.bench.fresh:measure", params, inputs, timeout=timeout, on_event=on_event)
+    result, calls, prefills = reply.result, reply.arrays["calls"], reply.arrays["prefills"]
+    rate = throughput(np.size(inputs["ids"]), prefills, calls.reshape(-1, decode)) if decode else None
     return Fresh(
         load_ms=result["load_ms"],
-        latency_ms=Latency(**result["latency"]),
-        tokens_per_second=throughput,
+        first_ms=result["first_ms"],
+        latency_ms=latency(calls),
+        tokens_per_second=rate,
         peak_rss_bytes=reply.peak_rss_bytes + sum(result["children_rss_bytes"]),
         baseline_bytes=result["baseline_bytes"] * (1 + len(result["children_rss_bytes"])),
         processes=1 + len(result["children_rss_bytes"]),
         threads=threads,
+        calls=calls,
+        prefills=prefills,
     )
 
 
@@ -111,26 +137,44 @@ def measure(
     """The worker's end of `measure_fresh`. The baseline is read before the opener's module is imported."""
     baseline = peak_rss("self")
     start = time.perf_counter()
-    asked = {key: params[key] for key in ("context", "kv") if params[key] is not None}
-    session = open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
+    session = open_asked(params)
     load_ms = (time.perf_counter() - start) * 1e3
-    emit({"loaded_ms": load_ms})
+    until = Until(**params["until"])
+
+    def report(share: float) -> None:
+        emit({"share": share})
+
     try:
+        clock = clock_of(session)
+        start = time.perf_counter()
         if params["decode"]:
-            clock = (lambda: float(session.seconds)) if hasattr(session, "seconds") else None
             ids = np.asarray(arrays["ids"], np.int64)
             step = getattr(session, "step_last", session.step)  # as text is generated, where a session can
-            rate = time_language(step, ids, params["decode"], params["repeat"], clock=clock)
-            latency, throughput = rate.per_token_ms, rate.as_dict()
+            step({"ids": ids}, None)
         else:
-            latency = time_session(lambda: session.step(arrays, None), params["repeat"], params["warmup"])
-            throughput = None
+            session.step(arrays, None)
+        first_ms = (clock() if clock else time.perf_counter() - start) * 1e3
+        if params["decode"]:
+            prefills, calls = timed_language(step, ids, params["decode"], until, clock=clock, report=report)
+        else:
+            calls = timed_calls(lambda: session.step(arrays, None), until, params["warmup"], report, clock)
+            prefills = np.zeros(0)
         children = descendants_peak()
     finally:
         session.close()
-    result = {"load_ms": load_ms, "latency": latency.as_dict(), "throughput": throughput}
-    result |= {"baseline_bytes": baseline, "children_rss_bytes": children}
-    return result, {}
+    result = {"load_ms": load_ms, "first_ms": first_ms, "baseline_bytes": baseline, "children_rss_bytes": children}
+    return result, {"calls": calls.ravel(), "prefills": prefills}
+
+
+def open_asked(params: Mapping[str, Any]) -> Any:
+    """A session as the parameters of a worker's target ask for it."""
+    asked = {key: params[key] for key in ("context", "kv") if params.get(key) is not None}
+    return open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
+
+
+def clock_of(session: Any) -> Callable[[], float] | None:
+    """What gives the runtime's own seconds of the last step, for a session that lives in another process."""
+    return (lambda: float(session.seconds)) if hasattr(session, "seconds") else None
 
 
 def open_with(opener: str, path: Path, threads: int | None, **asked: Any) -> Any:
@@ -144,10 +188,10 @@ def open_with(opener: str, path: Path, threads: int | None, **asked: Any) -> Any
 
 def descendants_peak() -> list[int]:
     """Largest resident set, in bytes, of each process that this one started and that is still there."""
-    return [size for pid in _descendants() if (size := peak_rss(str(pid)))]
+    return [size for pid in descendants() if (size := peak_rss(str(pid)))]
 
 
-def _descendants() -> list[int]:
+def descendants() -> list[int]:
     """Processes that this one started and theirs (a runtime that lives in a worker of its own). Linux only; elsewhere
     none are seen."""
     parents: dict[int, int] = {}

@@ -21,6 +21,7 @@ VERBS = {
     "export": "Stage two: write a runtime's file, read it back and prove that it carries the same codes.",
     "inspect": "Say what a file or directory is: sizes, true bits per weight, schemes, lineage.",
     "run": "Run an artifact: text from a prompt, or outputs from inputs.",
+    "bench": "How fast is an artifact here, how much memory does it take, and does it stay so?",
     "verify": "Are the weights exact? How do outputs and accuracy compare with the original?",
     "decide": "On the device, in the cloud, or split: latency, money, battery, and what would flip the answer.",
     "doctor": "Which runtimes work here, and what to do about those that do not.",

@@ -31,6 +31,7 @@ def _scaled(suffixes: Mapping[str, int | float | str]) -> dict[str, Decimal]:
 
 COUNT = Measure("", _scaled({**_PREFIX, "m": 10**6, "B": 10**9, "b": 10**9}), "100M, 20k or a plain number")
 MILLISECONDS = Measure("ms", _scaled({"": 1, "ms": 1, "s": 1000, "us": "0.001", "µs": "0.001"}), "40, 40ms or 0.04s")
+SECONDS = Measure("s", _scaled({"": 1, "ms": "0.001", "s": 1, "m": 60, "min": 60, "h": 3600}), "90, 90s, 5m or 1h")
 JOULES = Measure("J", _scaled({"": 1, "J": 1, "mJ": "0.001", "kJ": 1000, "uJ": "1e-6", "µJ": "1e-6"}), "0.5 or 500mJ")
 WATT_HOURS = Measure("Wh", _scaled({"": 1, "Wh": 1, "mWh": "0.001", "kWh": 1000}), "15 or 15Wh")
 DOLLARS = Measure("USD", _scaled({**_PREFIX, "m": 10**6, "B": 10**9, "USD": 1}), "0.0002, $0.0002 or 2M")

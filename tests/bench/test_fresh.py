@@ -50,6 +50,8 @@ def test_memory_and_times_of_a_fresh_process(big_matmul, opener, processes):
     assert found.latency_ms.n >= 5
     assert 0 < found.latency_ms.p50 <= found.latency_ms.p99
     assert found.load_ms > 1
+    assert found.first_ms > 0
+    assert len(found.calls) == found.latency_ms.n
     record = found.as_dict()
     assert json.dumps(record)
     assert record["tokens_per_second"] is None

@@ -5,14 +5,44 @@ import time
 import numpy as np
 import pytest
 
-from octavo.bench.timing import latency, time_language, time_session
+from octavo.bench.timing import Until, latency, time_language, time_session, timed_calls
 from octavo.errors import BadInput
 
 
 def test_percentiles_are_in_milliseconds_with_their_count():
     found = latency([i / 1000 for i in range(1, 102)])
     assert (found.p50, found.p90, found.p99, found.n) == pytest.approx((51, 91, 100, 101))
-    assert found.as_dict() == {"p50": found.p50, "p90": found.p90, "p99": found.p99, "n": 101}
+    low, high = found.interval
+    assert found.as_dict() == {
+        "p50": found.p50, "p90": found.p90, "p99": found.p99, "n": 101, "max": 101, "interval": (low, high),
+    }  # fmt: skip
+    assert 1 <= low < 51 < high <= 101
+    assert found.reach == pytest.approx(max(51 - low, high - 51) / 51)
+
+
+def test_it_goes_on_until_the_median_is_known_well_enough_and_no_longer_than_the_limit():
+    rng, shares = np.random.default_rng(0), []
+
+    def timed(width, **until):
+        clock = iter(0.01 * np.exp(width * rng.standard_normal(100_000)))
+        return timed_calls(lambda: None, Until(**until), 0, shares.append, lambda: float(next(clock)))
+
+    quiet = timed(0.01, repeat=10, precision=0.02, limit=20.0)
+    noisy = timed(0.30, repeat=10, precision=0.02, limit=100.0)
+    assert latency(quiet).reach <= 0.02
+    assert latency(noisy).reach <= 0.02
+    assert len(quiet) < 0.2 * len(noisy)
+    short = timed(2.0, repeat=10, precision=0.02, limit=1.0)
+    assert 1.0 <= short.sum() < 20.0
+    assert latency(short).reach > 0.02
+    assert len(timed(2.0, repeat=7, min_seconds=0.0)) == 7
+    assert all(0 <= share <= 1 for share in shares)
+
+
+@pytest.mark.parametrize("wrong", [{"repeat": 0}, {"precision": 0.0}, {"precision": 2.0}, {"limit": 0.0}])
+def test_senseless_limits_are_refused(wrong):
+    with pytest.raises(BadInput):
+        Until(**wrong)
 
 
 def test_warm_up_is_not_counted_and_fast_steps_are_repeated_until_the_clock_can_tell():

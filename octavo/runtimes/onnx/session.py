@@ -16,6 +16,7 @@ from octavo.core.manifest import EditedManifest, Manifest
 from octavo.errors import BadInput, Missing, OctavoError
 from octavo.runtimes.base import Arrays, Placement
 from octavo.runtimes.onnx.read import AGAIN, checked_manifest, parse
+from octavo.runtimes.profile import OpTime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 EMPTY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
@@ -29,56 +30,77 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, units: tuple[str, ...] = ("cpu",)) -> None:
-        import onnxruntime
-
         self.absent = [unit for unit in units if unit not in PROVIDERS]
         if len(self.absent) == len(units):
             raise Missing(f"ONNX Runtime has no provider here for {', '.join(units)}.", "Ask for cpu.")
         self.manifest, self.assets, quantized = _inspect(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if not quantized:
-            # Weight-only files: unpack convolution weights once, at load, instead of at every run.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._path, self._options = path, (threads, quantized)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = self._open(_options(threads, quantized))
         except Exception as error:  # pybind raises a dozen classes without a common base
             raise OctavoError(f"{path}: ONNX Runtime cannot load it ({error}).", AGAIN) from error
         self._inputs = {item.name: item for item in self._session.get_inputs()}
         self._outputs = [item.name for item in self._session.get_outputs()]
         self._state = self._carried_state()
+        self._fitting: dict[str, tuple[int, ...]] = {}
+        self._run = self._session.run
+        self._taken = {name: (tuple(i.shape), i.type) for name, i in self._inputs.items() if name not in self._state}
 
     @property
     def inputs(self) -> dict[str, tuple[tuple[int | str, ...], str]]:
         """What `step` takes: {name: (shape, type)}; a free length is named."""
-        return {name: (tuple(i.shape), i.type) for name, i in self._inputs.items() if name not in self._state}
+        return dict(self._taken)
 
     def step(self, inputs: Arrays, state: Any = None) -> tuple[Arrays, Any]:
         """Run once; `state` None starts afresh. Language models: {"ids": int64 [1, n]} → {"logits": [1, n, vocab]}.
 
         Raises BadInput for inputs that are missing, unknown, or of another rank; OctavoError when the run fails.
         """
+        if (
+            not self._state
+        ):  # flat, and short of checks: behind a network that emptied the caches, a line is a µs or two
+            try:
+                for name, value in inputs.items():
+                    if value.shape != self._fitting[name]:
+                        break
+                else:
+                    return dict(zip(self._outputs, self._run(self._outputs, inputs))), {}  # noqa: B905
+            except Exception:  # whatever it is, what follows finds it and says what it is
+                pass
+            return self._step_checked(inputs), {}
+        feeds = self._feeds(inputs)
+        try:
+            return self._step_bound(feeds, self._fresh() if state is None else state)
+        except Exception as error:
+            raise OctavoError(f"ONNX Runtime failed: {error}") from error
+
+    def _step_checked(self, inputs: Arrays) -> Arrays:
+        """A run without state on inputs of which nothing is known. Their shapes are remembered: the next ones that have
+        them need no looking at, since ONNX Runtime itself refuses other names and types before it runs."""
+        feeds = self._feeds(inputs)
+        try:
+            outputs = dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        except Exception as error:
+            raise OctavoError(f"ONNX Runtime failed: {error}") from error
+        self._fitting = {name: value.shape for name, value in feeds.items()}
+        return outputs
+
+    def _open(self, options: Any) -> Any:
         import onnxruntime
 
-        self._check(inputs)
+        return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+
+    def _step_bound(self, feeds: Arrays, state: Any) -> tuple[Arrays, Any]:
+        """A run whose state never leaves ONNX Runtime's memory; slower than a plain run where there is none."""
+        import onnxruntime
+
         binding = self._session.io_binding()
-        for name, value in inputs.items():
-            array = np.ascontiguousarray(value)
-            wanted = EMPTY.get(self._inputs[name].type)
-            if wanted is not None and array.dtype != wanted and np.can_cast(array.dtype, wanted, "same_kind"):
-                array = array.astype(wanted)
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        for name, value in (self._fresh() if state is None else state).items():
+        for name, value in (feeds | state).items():
             held = onnxruntime.OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
             binding.bind_ortvalue_input(name, held)
         for name in self._outputs:
             binding.bind_output(name, "cpu")
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise OctavoError(f"ONNX Runtime failed: {error}") from error
+        self._session.run_with_iobinding(binding)
         values = dict(zip(self._outputs, binding.get_outputs(), strict=True))
         following = {name: values.pop(output) for name, output in self._state.items()}
         return {name: value.numpy() for name, value in values.items()}, following
@@ -93,9 +115,20 @@ class OnnxSession:
             for node in part.get_nodes()
         ]
 
+    def profile(self, inputs: Arrays, state: Any = None, runs: int = 10) -> list[OpTime]:
+        """Time per operator in a second session of the same file (runtimes/profile.py has the contract)."""
+        from octavo.runtimes.onnx.profile import profile_runs
+
+        held = self._fresh() if state is None else state
+        feeds = self._feeds(inputs) | {n: v if isinstance(v, np.ndarray) else v.numpy() for n, v in held.items()}
+        units = {provider: unit for unit, provider in PROVIDERS.items()}
+        return profile_runs(
+            self._open, _options(*self._options), lambda session: session.run(self._outputs, feeds), runs, units
+        )  # fmt: skip
+
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        del self._run, self._session
 
     def _carried_state(self) -> dict[str, str]:
         """{input: output} of what goes around."""
@@ -112,17 +145,38 @@ class OnnxSession:
             fresh[name] = np.zeros([n if isinstance(n, int) else 0 for n in item.shape], EMPTY[item.type])
         return fresh
 
-    def _check(self, inputs: Arrays) -> None:
-        wanted = self.inputs
-        if set(inputs) != set(wanted):
-            raise BadInput(f"Inputs {sorted(inputs)} given; the model takes {sorted(wanted)}.")
-        for name, (shape, kind) in wanted.items():
-            given = np.shape(inputs[name])
-            fits = len(given) == len(shape) and all(
-                not isinstance(n, int) or n == m for n, m in zip(shape, given, strict=True)
-            )
-            if not fits or 0 in given:
-                raise BadInput(f"Input {name} is {list(given)}; the model takes {list(shape)} {kind}.")
+    def _feeds(self, inputs: Arrays) -> Arrays:
+        """The inputs as contiguous arrays of the graph's types. Raises BadInput where they do not fit."""
+        if inputs.keys() != self._taken.keys():
+            raise BadInput(f"Inputs {sorted(inputs)} given; the model takes {sorted(self._taken)}.")
+        feeds: Arrays = {}
+        for name, (shape, kind) in self._taken.items():
+            array = np.asarray(inputs[name], order="C")
+            given = array.shape
+            if given != shape:
+                fits = len(given) == len(shape) and all(
+                    not isinstance(n, int) or n == m for n, m in zip(shape, given, strict=True)
+                )
+                if not fits or 0 in given:
+                    raise BadInput(f"Input {name} is {list(given)}; the model takes {list(shape)} {kind}.")
+            wanted = EMPTY.get(kind)
+            if wanted is not None and array.dtype != wanted and np.can_cast(array.dtype, wanted, "same_kind"):
+                array = array.astype(wanted)
+            feeds[name] = array
+        return feeds
+
+
+def _options(threads: int | None, quantized: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if not quantized:
+        # Weight-only files: unpack convolution weights once, at load, instead of at every run.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 def _inspect(path: Path) -> tuple[Manifest | None, dict[str, bytes], bool]:
