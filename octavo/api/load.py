@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.core.architecture import decoder_spec
 from octavo.core.model import CompressedModel
 from octavo.core.source import Source
 from octavo.core.store import INDEX
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 Fixed = Mapping[str, Any] | Sequence[str] | None  # what is said of an .onnx file's inputs
 TORCH_HINT = "Install it with `pip install 'octavo[compress]'`."
+GIVE = "a Hugging Face directory, an .onnx or .tflite file, or --module pkg.file:factory"
 KERAS = "from_keras_model(tf.keras.models.load_model({path!r}))"
 REFUSED_KINDS = {".h5": ("Keras", KERAS), ".keras": ("Keras", KERAS)}
 SAVED_MODEL = "SavedModel", "from_saved_model({path!r})"
@@ -41,8 +41,9 @@ def open_source(
     example_inputs: tuple[Any, ...] | None = None,
     fix: Fixed = None,
 ) -> Source:
-    """Open a float model: a Hugging Face directory, an .onnx file (with what `fix` says of its inputs), an nn.Module
-    with example inputs, `module` = pkg.file:factory with `weights`, or (only with `trust`, in a worker) a .pt2 file.
+    """Open a float model: a Hugging Face directory, an .onnx file (with what `fix` says of its inputs), a .tflite file,
+    an nn.Module with example inputs, `module` = pkg.file:factory with `weights`, or (only with `trust`, in a worker) a
+    .pt2 file.
 
     `fix`: of an .onnx file's inputs, as {name: value, size or whole shape} or as "NAME=VALUE" texts.
     Raises BadInput with what was found and what can be given instead; Missing when torch is needed and absent.
@@ -56,7 +57,9 @@ def open_source(
     if weights is not None:
         raise BadInput(f"--weights {weights} without --module.", "Weights need a program: --module pkg.file:factory.")
     if model is None:
-        raise BadInput("No model given.", "Give a Hugging Face directory, an .onnx file, or --module pkg.file:factory.")
+        raise BadInput(
+            "No model given.", "Give a Hugging Face directory, an .onnx or .tflite file, or --module pkg.file:factory."
+        )
     if not isinstance(model, str | Path):
         if example_inputs is None:
             raise BadInput("A torch module needs example_inputs, from which its graph is traced.")
@@ -80,24 +83,17 @@ def open_source(
         from octavo.sources.onnx.open import open_onnx
 
         return open_onnx(path, parse_fix(fix))
+    if path.suffix.lower() == ".tflite":
+        require_torch()
+        from octavo.sources.tflite.open import open_tflite
+
+        return open_tflite(path)
     if path.suffix in REFUSED_KINDS:
         raise _tensorflow(path, *REFUSED_KINDS[path.suffix])
     raise BadInput(
         f"{path}: not a float model that Octavo folds.",
-        "Give a Hugging Face directory, an .onnx file, or --module pkg.file:factory --weights W.safetensors.",
+        f"Give {GIVE} --weights W.safetensors.",
     )
-
-
-def torch_program(model: CompressedModel) -> Any:
-    """The float torch program that a compressed model computes, for a runtime to export (its weights are not bound)."""
-    require_torch()
-    if model.program.kind == "huggingface":
-        from octavo.sources.decoder import build
-
-        return build(decoder_spec(model.program.body))
-    from octavo.sources.torch import rebuild
-
-    return rebuild(model.program)
 
 
 def require_torch() -> None:

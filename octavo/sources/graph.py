@@ -31,6 +31,7 @@ class GraphSource:
     arrays: dict[str, NDArray[np.float32]] = field(repr=False)
     assets: dict[str, bytes] = field(default_factory=dict)
     state: tuple[State, ...] = ()
+    notes: tuple[str, ...] = ()  # what is not as one would expect of the model as it was trained
 
     def dtype(self, name: str) -> str:
         """Always fp32: capture refuses other types."""

@@ -53,9 +53,13 @@ class Table:
         """How many elements of `size` bytes a vector has."""
         return self._vector(number, size)[1]
 
-    def text(self, number: int) -> str:
+    def raw(self, number: int) -> bytes:
+        """The bytes of a vector of bytes."""
         start, count = self._vector(number, 1)
-        return bytes(self.data[start : start + count]).decode("utf-8", "replace")
+        return bytes(self.data[start : start + count])
+
+    def text(self, number: int) -> str:
+        return self.raw(number).decode("utf-8", "replace")
 
     def _vector(self, number: int, size: int) -> tuple[int, int]:
         at = self._field(number)

@@ -56,7 +56,7 @@ def _operators() -> list[str]:
 class _Reader:
     def __init__(self, model: Table) -> None:
         self.net, self.kinds = Network(), kinds("tflite")
-        self.codes = [_code(code) for code in model.tables(1)]
+        self.codes = [operator_name(code) for code in model.tables(1)]
         self.buffers = [max(table.length(0), table.scalar(2, "Q")) for table in model.tables(4)]
         graphs = model.tables(2)
         if not graphs:
@@ -140,7 +140,8 @@ class _Reader:
         return weight.stored not in ("int64", "bool", "string") and not (weight.stored == "int32" and not weight.shape)
 
 
-def _code(code: Table) -> str:
+def operator_name(code: Table) -> str:
+    """The name of an OperatorCode: BuiltinOperator's, or a custom operator's own."""
     number = max(code.scalar(0, "b"), code.scalar(3, "i"))
     if number == CUSTOM:
         return code.text(1) or "CUSTOM"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from octavo.errors import BadInput
+from octavo.sources.recorded import Step as Step
 
-Step = Callable[..., Any]  # tensors (None where an input is absent or was needed at import only) → one or a tuple
 Build = Callable[["Node"], Step]
 OPERATORS: dict[str, Build] = {}
 FIRST_OPSET, LAST_OPSET = 11, 21

@@ -66,9 +66,9 @@ def read(path: Path) -> Any:
 
 def import_model(model: Any, path: Path, fix: Fix | None = None) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     """`import_onnx` of a model that is read already."""
-    from octavo.sources.onnx.module import Imported, blank
     from octavo.sources.onnx.node import Value
     from octavo.sources.onnx.walk import Walk
+    from octavo.sources.recorded import Imported, blank
 
     if model.functions:
         from onnx.inliner import inline_local_functions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from octavo.errors import BadInput, OctavoError, nearest
 from octavo.sources.onnx import arithmetic, layers, quantized, recurrent, shapes
-from octavo.sources.onnx.node import FIRST_OPSET, LAST_OPSET, OPERATORS, Node, Step, Value, torch_type
+from octavo.sources.onnx.node import FIRST_OPSET, LAST_OPSET, OPERATORS, Node, Value, torch_type
+from octavo.sources.recorded import Run
 
 TABLES = (arithmetic, layers, quantized, recurrent, shapes)  # each enters its operators when it is imported
 DOMAINS = {"": "", "ai.onnx": "", "com.microsoft": "com.microsoft."}
@@ -30,16 +30,6 @@ NUMPY = {
     torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16, torch.int32: np.int32, torch.int64: np.int64,
     torch.bool: np.bool_, torch.float32: np.float32, torch.float64: np.float64,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """One step of the program: `step(*values)`, whose arguments and results are named by key; None is absent."""
-
-    step: Step
-    arguments: tuple[str | None, ...]
-    results: tuple[str, ...]
-    node: str
 
 
 class Walk:

@@ -1,25 +1,48 @@
-"""The imported program as an nn.Module that torch.export can trace."""
+"""An imported program, a list of recorded steps, as an nn.Module that torch.export can trace."""
 
 from __future__ import annotations
 
 import inspect
 import keyword
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from octavo.sources.onnx.node import Value
-from octavo.sources.onnx.walk import Run
+Step = Callable[..., Any]  # tensors (None where an input is absent or was needed at import only) → one or a tuple
+
+
+class Entry(Protocol):
+    """A value of an importer's graph: its key among the steps, what the file calls it, its shape and type on `meta`."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def meta(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One step of the program: `step(*values)`, whose arguments and results are named by key; None is absent."""
+
+    step: Step
+    arguments: tuple[str | None, ...]
+    results: tuple[str, ...]
+    node: str
 
 
 class Imported(nn.Module):
     """forward(*inputs, in the graph's order) → {output: tensor}. Its parameters have the initializers' names."""
 
     def __init__(
-        self, inputs: Sequence[Value], outputs: Sequence[tuple[str, Value]], runs: list[Run], tensors: dict[str, Tensor]
+        self, inputs: Sequence[Entry], outputs: Sequence[tuple[str, Entry]], runs: list[Run], tensors: dict[str, Tensor]
     ) -> None:
         super().__init__()
         self._places = {f"tensor:{name}": _hold(self, name, value) for name, value in tensors.items()}
@@ -112,6 +135,6 @@ def _last_use(runs: list[Run], kept: list[str]) -> dict[int, list[str]]:
     return ends
 
 
-def blank(value: Value) -> Tensor:
+def blank(value: Entry) -> Tensor:
     """An example of a model input: zeros of its shape."""
     return torch.zeros(tuple(value.meta.shape), dtype=value.meta.dtype)
