@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octavo.api.compress_static import SAMPLES, Static, fold_static, is_static
 from octavo.api.load import Fixed, open_source
 from octavo.core.model import CompressedModel
 from octavo.core.source import Source
@@ -36,11 +37,23 @@ def compress(
     trust: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
     fix: Fixed = None,
+    calibration: Any = None,
+    preprocess: str | Path | None = None,
+    samples: int = SAMPLES,
+    target: str = "common",
+    observer: str = "mse",
+    keep: Sequence[str] = (),
+    x: str = "x",
+    seed: int = 0,
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> ModelRecord:
     """Fold `model` to `scheme` and write the compressed model to the directory `out`.
+
+    A static scheme (w8a8, w8ta8, w8a16) is calibrated: on at most `samples` of `calibration`, a path (`preprocess` says
+    how images and sound become inputs) or an iterable of {input: array}; its activations' ranges are those that
+    `observer` finds, on the operators that `target` names; layers that a pattern of `keep` names stay in float.
 
     Raises BadInput for a model that cannot be read or holds NaN, an unknown scheme or solver, or an `out` that exists
     (without `force`); Refused for a tensor that the scheme cannot hold (without `allow_skip`).
@@ -52,8 +65,16 @@ def compress(
     from octavo.compress.assign import assign
     from octavo.compress.rtn import fold
 
+    static_scheme = is_static(scheme)
+    how = Static(calibration, preprocess, samples, target, observer, tuple(keep), x, seed)
+    if calibration is not None and not static_scheme:
+        raise BadInput(f"{scheme} needs no calibration data.", "Leave --calibration out, or choose w8a8.")
     source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs, fix=fix)
     try:
+        if static_scheme:
+            with new_path(Path(out), force=force, directory=True) as directory:
+                fold_static(source, scheme, how, directory, _origin(source), progress)
+            return describe(load_store(Path(out)), Path(out))
         assigned = assign(source, scheme, embedding=embedding, head=head, allow_skip=allow_skip)
         with new_path(Path(out), force=force, directory=True) as directory:
             writer = StoreWriter(directory, {a.name: (a.shape, a.scheme) for a in assigned.tensors})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from octavo.api.compress import compress
+from octavo.api.compress_static import SAMPLES, is_static
 from octavo.api.export import export
 from octavo.api.forecast import DECODE_TOKENS, HOST, PROMPT_TOKENS, Forecast, beside, forecast
 from octavo.api.load import Fixed, load
@@ -27,12 +28,13 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Job:
     """What is the same for every candidate. `granted`: the memory slice in bytes, where one is a gate; `forecast`: what
-    the planner expects; `options`: of `compress`."""
+    the planner expects; `options`: of `compress`; `static`: what a static scheme takes besides."""
 
     model: Any
     directory: Path
     out: Path
     original: Original | None
+    static: dict[str, Any]
     budget: Budget
     device: str
     granted: int | None
@@ -50,6 +52,12 @@ def fit(
     device: str = "host",
     slice: int | str | None = None,
     data: str | Path | None = None,
+    calibration: str | Path | None = None,
+    preprocess: str | Path | None = None,
+    samples: int = SAMPLES,
+    target: str = "common",
+    observer: str = "mse",
+    keep: Sequence[str] = (),
     x: str = "x",
     y: str = "y",
     max_drop: float | str | None = None,
@@ -80,6 +88,9 @@ def fit(
     what is planned for the rest of the context) is within the slice, and whose paired accuracy drop is within
     `max_drop` (with `data`: `windows` of `window` tokens).
 
+    A static scheme (w8a8, …) calibrates on `samples` of `calibration`, else on a seeded fifth of `data` that then no
+    candidate is measured on; `target`, `observer`, `keep` as in `compress`.
+
     Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
     budget = Budget(parse_share(max_drop), parse_share(confidence))
@@ -87,6 +98,9 @@ def fit(
         raise BadInput("--max-drop needs --data to measure the accuracy on.")
     schemes, runtimes = _listed(scheme), _listed(runtime)
     _check_names(schemes, runtimes)
+    calibrated = any(is_static(name) for name in schemes)
+    if calibrated and data is None and calibration is None:
+        raise BadInput("A static scheme is calibrated on samples: none were given.", "Give --calibration or --data.")
     given: dict[str, Any] = {
         "module": module, "weights": weights, "trust": trust, "example_inputs": example_inputs, "fix": fix,
     }  # fmt: skip
@@ -101,12 +115,17 @@ def fit(
         original = None
         if data is not None:
             original = open_original(
-                model, Path(data), windows=windows, context=window, seed=seed, x=x, y=y, **given
+                model, Path(data), windows=windows, context=window, seed=seed, x=x, y=y, preprocess=preprocess,
+                calibration=calibration, samples=samples, divide=calibrated, **given,
             )  # fmt: skip
             stack.callback(original.source.close)
+        static: dict[str, Any] = {
+            "calibration": calibration if original is None else original.calibration, "preprocess": preprocess,
+            "samples": samples, "target": target, "observer": observer, "keep": tuple(keep), "x": x, "seed": seed,
+        }  # fmt: skip
         job = Job(
-            model, directory, Path(out), original, budget, device, expected.target.slice_bytes if gated else None,
-            expected, threads, grids | given,
+            model, directory, Path(out), original, static, budget, device,
+            expected.target.slice_bytes if gated else None, expected, threads, grids | given,
         )  # fmt: skip
         for number, (name, places) in enumerate(expected.order(schemes, runtimes)):
             progress("fit", number, len(schemes))
@@ -139,7 +158,8 @@ def _scheme_rows(job: Job, scheme: str, runtimes: Sequence[str]) -> list[dict[st
         return list(out.values())
     folded = job.directory / f"{scheme}.octavo"
     try:
-        record = compress(job.model, scheme=scheme, out=folded, threads=job.threads, **job.options)
+        options = job.options | (job.static if is_static(scheme) else {})
+        record = compress(job.model, scheme=scheme, out=folded, threads=job.threads, **options)
     except Refused as error:
         return [*out.values(), *({"scheme": scheme, "runtime": name, "reason": str(error)} for name in built)]
     summary = {key: value for key, value in record.to_dict().items() if key not in ("tensors", "path")}

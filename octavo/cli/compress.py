@@ -13,7 +13,7 @@ from octavo.records import ModelRecord
 
 def compress(
     out: options.Out,
-    scheme: Annotated[str, typer.Option("--scheme", help="The grid: w8, w4g32, ternary, q4_0, …")],
+    scheme: Annotated[str, typer.Option("--scheme", help="The grid: w8, w8a8, w4g32, ternary, q4_0, …")],
     model: options.Model = None,
     solver: Annotated[str, typer.Option("--solver", help="How codes are chosen: rtn.")] = "rtn",
     scale: Annotated[
@@ -26,6 +26,14 @@ def compress(
     weights: options.Weights = None,
     trust: options.Trust = False,
     fix: options.Fix = None,
+    calibration: options.Calibration = None,
+    preprocess: options.Preprocess = None,
+    samples: options.Samples = 128,
+    target: options.Target = "common",
+    observer: options.Observer = "mse",
+    keep: options.Keep = None,
+    x: options.X = "x",
+    seed: options.Seed = 0,
     force: options.Force = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -37,8 +45,9 @@ def compress(
     with show.progress(quiet) as report:
         record = api.compress(
             model, out=out, scheme=scheme, solver=solver, scale=scale, embedding=embedding, head=head,
-            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, force=force, threads=threads,
-            progress=report,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, calibration=calibration,
+            preprocess=preprocess, samples=samples, target=target, observer=observer, keep=keep or (), x=x, seed=seed,
+            force=force, threads=threads, progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))
 

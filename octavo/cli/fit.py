@@ -18,6 +18,12 @@ def fit(
     device: Annotated[str, typer.Option("--device", help="The device to fit: a profile's name or .toml.")] = "host",
     slice: Annotated[str | None, typer.Option("--slice", help="Memory granted to the model, e.g. 2GB.")] = None,
     data: options.Data = None,
+    calibration: options.Calibration = None,
+    preprocess: options.Preprocess = None,
+    samples: options.Samples = 128,
+    target: options.Target = "common",
+    observer: options.Observer = "mse",
+    keep: options.Keep = None,
     x: options.X = "x",
     y: options.Y = "y",
     max_drop: options.MaxDrop = None,
@@ -47,7 +53,8 @@ def fit(
     with show.progress(quiet) as report:
         record = api.fit(
             model, out=out, scheme=scheme, runtime=runtime, device=device, slice=slice, data=data,
-            x=x, y=y, max_drop=max_drop, confidence=confidence,
+            calibration=calibration, preprocess=preprocess, samples=samples, target=target, observer=observer,
+            keep=keep or (), x=x, y=y, max_drop=max_drop, confidence=confidence,
             windows=windows, window=window, context=context, kv=kv, embedding=embedding, head=head,
             allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, threads=threads, seed=seed,
             force=force, progress=report,

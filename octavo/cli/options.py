@@ -17,6 +17,17 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that draws
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output; it stays until the new one is done.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads to use (default: all cores).")]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        "--unit",
+        help="cpu, gpu, npu, or a target by name (ethos-u55-128, hexagon): the one asked for, then where operators may "
+        "fall back to, separated by commas (default: cpu).",
+    ),
+]
+NoFallback = Annotated[
+    bool, typer.Option("--no-fallback", help="Exit 5 when an operator runs elsewhere than on the unit asked for.")
+]
 Module = Annotated[
     str | None,
     typer.Option("--module", help="pkg.file:factory returning (module, example_inputs); imports and runs that file."),
@@ -32,7 +43,30 @@ Fix = Annotated[
 Embedding = Annotated[str | None, typer.Option("--embedding", help="Scheme of the embedding (default w8).")]
 Head = Annotated[str | None, typer.Option("--head", help="Scheme of the output head (default w8).")]
 AllowSkip = Annotated[bool, typer.Option("--allow-skip", help="Leave what a scheme cannot hold in float; record it.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Text (.txt) or labelled arrays (.npz with x and y).")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Text (.txt), arrays (.npz with x and y), a folder or .zip of images or clips, or a recording (.wav).",
+    ),
+]
+Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="Data that calibrate (default: a fifth of --data, left out of it).")
+]
+Preprocess = Annotated[
+    Path | None,
+    typer.Option("--preprocess", help="How images and sound become inputs (default: preprocess.toml beside the data)."),
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="At most this many samples calibrate.")]
+Target = Annotated[
+    str, typer.Option("--target", help="Whose operators are quantised: common (all runtimes'), litert, ethos-u, …")
+]
+Observer = Annotated[
+    str, typer.Option("--observer", help="How activation ranges are found: mse, minmax, percentile, entropy.")
+]
+Keep = Annotated[
+    list[str] | None, typer.Option("--keep", help="Pattern of layers that stay in float; may be repeated.")
+]
 X = Annotated[str, typer.Option("--x", help="Name of the input array in an .npz.")]
 Y = Annotated[str, typer.Option("--y", help="Name of the labels in an .npz.")]
 Confidence = Annotated[

@@ -10,12 +10,16 @@ from octavo.core.ranges import INT2, INT3, INT4, INT8, TERNARY, IntegerRange, pa
 from octavo.errors import BadInput, Refused, nearest
 
 Granularity = Literal["float", "tensor", "channel", "group"]
+Activation = Literal["int8", "int16"]
 SCALE_BYTES = 2  # a portable scale is exact in fp16
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One grid. `range` is None for the float schemes; `native` names the only runtime that has the format."""
+    """One grid. `range` is None for the float schemes; `native` names the only runtime that has the format.
+
+    `activation`: of a static scheme, what the values between operators are quantised to (calibration says how).
+    """
 
     name: str
     granularity: Granularity
@@ -23,6 +27,7 @@ class Scheme:
     group: int | None = None
     float_dtype: str | None = None
     native: str | None = None
+    activation: Activation | None = None
 
     @property
     def is_float(self) -> bool:
@@ -75,6 +80,9 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("fp16", "float", float_dtype="F16"),
         Scheme("w8", "channel", INT8),
         Scheme("w8t", "tensor", INT8),
+        Scheme("w8a8", "channel", INT8, activation="int8"),
+        Scheme("w8ta8", "tensor", INT8, activation="int8"),
+        Scheme("w8a16", "channel", INT8, activation="int16"),
         Scheme("w8g32", "group", INT8, 32),
         Scheme("w4", "channel", INT4),
         Scheme("w4g32", "group", INT4, 32),

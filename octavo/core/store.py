@@ -25,6 +25,7 @@ from octavo.errors import BadInput, OctavoError
 FORMAT = "octavo.compressed/1"
 INDEX, TENSORS, ASSETS = "octavo.json", "tensors.safetensors", "assets"
 MADE_BY_OCTAVO = (INDEX, "report.json")  # a directory that holds one of these may be replaced with --force
+PACKAGES = {".mlpackage": "Manifest.json"}  # and a directory that is one file to its user, known by what it must hold
 FLOAT_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -201,7 +202,8 @@ def _may_write(target: Path, force: bool, directory: bool) -> None:
         raise BadInput(f"{target} is a directory, and a file is to be written.", "Name the file with -o.")
     if directory and not target.is_dir():
         raise BadInput(f"{target} is a file, and a directory is to be written.", "Choose another -o.")
-    if directory and any(target.iterdir()) and not any((target / mark).is_file() for mark in MADE_BY_OCTAVO):
+    marks = (PACKAGES[target.suffix],) if target.suffix in PACKAGES else MADE_BY_OCTAVO
+    if directory and any(target.iterdir()) and not any((target / mark).is_file() for mark in marks):
         raise BadInput(f"{target} holds files that Octavo did not make; it is not replaced.", "Choose another -o.")
 
 

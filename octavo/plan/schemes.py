@@ -28,7 +28,9 @@ BLOCKS: dict[str, tuple[int, int]] = {
     "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_nl": (32, 18), "iq4_xs": (256, 136),
     "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17),
 }  # fmt: skip
-STATIC: dict[str, tuple[str, Activation]] = {"w8a8": ("w8", "int8"), "w8a16": ("w8", "int16"), "w4a16": ("w4", "int16")}
+STATIC: dict[str, tuple[str, Activation]] = {
+    "w8a8": ("w8", "int8"), "w8ta8": ("w8t", "int8"), "w8a16": ("w8", "int16"), "w4a16": ("w4", "int16"),
+}  # fmt: skip
 FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 AS_IS = "as is"  # of a file whose weights are what they are
 

@@ -11,17 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.manifest import Carried, Manifest
-from octavo.core.model import CompressedModel, TensorValue
+from octavo.core.model import CompressedModel, Edge, TensorValue
+from octavo.core.placement import Placement as Placement
 from octavo.errors import BadInput, nearest
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+StaticWeights = Literal["codes", "fake", "outline"]
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -37,15 +39,6 @@ class Availability:
     units: tuple[str, ...] = ()
     reason: str = ""
     remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which unit runs an operator, and why it is not the one that was asked for."""
-
-    op: str
-    unit: str
-    reason: str = ""
 
 
 class Session(Protocol):
@@ -86,7 +79,29 @@ class ReadBack(Protocol):
         """A float tensor as it lies in the file, before any move is undone."""
         ...
 
+    def edges(self) -> dict[str, Edge]:
+        """{edge name: how the file quantises that value}, as far as the format shows; optional."""
+        ...
+
     def close(self) -> None: ...
+
+
+class Programs(Protocol):
+    """The torch programs of a compressed model, made on demand; their parameters bear its tensors' names."""
+
+    def outline(self) -> Any:
+        """Without weights (zeros that take no memory): an ExportedProgram, with quantise → dequantise on the edges of
+        a static model; of a language model the decoder module."""
+        ...
+
+    def valued(self) -> tuple[Any, tuple[Any, ...]]:
+        """(GraphModule with the decoded weights in float32, example inputs): for weight-only schemes and floats."""
+        ...
+
+    def static(self, weights: StaticWeights = "codes") -> tuple[Any, tuple[Any, ...]]:
+        """(GraphModule in PT2E's converted form, example inputs): quantise → dequantise on every edge, and weights as
+        "codes" (int8 → dequantize), "fake" (decoded float → quantize → dequantize) or "outline" (zeros)."""
+        ...
 
 
 class Runtime(Protocol):
@@ -100,9 +115,9 @@ class Runtime(Protocol):
         ...
 
     def lower(
-        self, model: CompressedModel, manifest: Manifest, path: Path, module: Callable[[], Any], progress: Progress
+        self, model: CompressedModel, manifest: Manifest, path: Path, programs: Programs, progress: Progress
     ) -> None:
-        """Write the file to `path` (a temporary one). `module()` builds the float torch program, if that is needed."""
+        """Write the file to `path` (a temporary one). `programs` makes the torch program in the form needed."""
         ...
 
     def read_back(self, path: Path) -> ReadBack: ...
@@ -140,7 +155,13 @@ class Runtime(Protocol):
 REGISTRY = {
     "llamacpp": "octavo.runtimes.llamacpp:LlamaCpp",
     "onnxruntime": "octavo.runtimes.onnxruntime:OnnxRuntime",
+    "litert": "octavo.runtimes.litert:LiteRt",
+    "executorch": "octavo.runtimes.executorch:ExecuTorch",
+    "coreml": "octavo.runtimes.coreml:CoreMl",
 }
+SUFFIXES = {
+    ".gguf": "llamacpp", ".onnx": "onnxruntime", ".tflite": "litert", ".pte": "executorch", ".mlpackage": "coreml",
+}  # fmt: skip
 
 
 def runtime(name: str) -> Runtime:
@@ -154,12 +175,11 @@ def runtime(name: str) -> Runtime:
 
 def runtime_of(path: Path) -> Runtime:
     """The runtime that opens this file, by its suffix. Raises BadInput."""
-    suffixes = {".gguf": "llamacpp", ".onnx": "onnxruntime"}
-    if path.suffix not in suffixes:
-        raise BadInput(f"{path}: no runtime opens '{path.suffix}' files.", f"Octavo runs {', '.join(suffixes)}.")
-    if not path.is_file():
+    if path.suffix not in SUFFIXES:
+        raise BadInput(f"{path}: no runtime opens '{path.suffix}' files.", f"Octavo runs {', '.join(SUFFIXES)}.")
+    if not path.exists():
         raise BadInput(f"{path}: no such file.")
-    return runtime(suffixes[path.suffix])
+    return runtime(SUFFIXES[path.suffix])
 
 
 def open_artifact(

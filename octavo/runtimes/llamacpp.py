@@ -7,7 +7,6 @@ a block), names (tensors and their moves), metadata, tokenizer and merges, write
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from octavo.core.manifest import Carried, Manifest, manifest_for
 from octavo.core.model import CompressedModel, TensorRecord
 from octavo.core.tensor import float_digest
 from octavo.errors import BadInput, Refused
-from octavo.runtimes.base import Availability, Progress, Session
+from octavo.runtimes.base import Availability, Programs, Progress, Session
 from octavo.runtimes.llama import metadata
 from octavo.runtimes.llama.names import ARCHITECTURES, gguf_name, moves
 from octavo.runtimes.llama.tokenizer import read_tokenizer
@@ -50,9 +49,9 @@ class LlamaCpp:
         return manifest_for(model, self.name, tensors, notes=tuple(note for note in notes if note), extra=extra)
 
     def lower(
-        self, model: CompressedModel, manifest: Manifest, path: Path, module: Callable[[], Any], progress: Progress
+        self, model: CompressedModel, manifest: Manifest, path: Path, programs: Programs, progress: Progress
     ) -> None:
-        """Write the GGUF to `path`. `module` is not needed: llama.cpp brings its own programs."""
+        """Write the GGUF to `path`. `programs` are not needed: llama.cpp brings its own programs."""
         from octavo.runtimes.llama.write import write_gguf
 
         spec = _spec(model)

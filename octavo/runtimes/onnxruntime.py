@@ -7,7 +7,7 @@ write, read, session. Language models take ids and a KV cache and return logits 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -23,7 +23,7 @@ from octavo.core.model import CompressedModel, TensorRecord
 from octavo.core.scheme import SCHEMES
 from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput, Missing
-from octavo.runtimes.base import Availability, Progress, ReadBack, Session
+from octavo.runtimes.base import Availability, Programs, Progress, ReadBack, Session
 from octavo.runtimes.onnx.layout import (
     FLOATS,
     Layout,
@@ -63,14 +63,14 @@ class OnnxRuntime:
         return manifest_for(model, self.name, carried, extra=extra, notes=tuple(_notes(model, carried)))
 
     def lower(
-        self, model: CompressedModel, manifest: Manifest, path: Path, module: Callable[[], Any], progress: Progress
+        self, model: CompressedModel, manifest: Manifest, path: Path, programs: Programs, progress: Progress
     ) -> None:
         """Write the file to `path`; weights beyond 1.5 GB go to a data file beside it, named after the digest.
 
         Raises Missing without torch's exporter, OctavoError when it cannot export the program; then no data file is
         left that was not there before (`discard` does the same for what fails later).
         """
-        proto = self._bound_graph(model, manifest, module)
+        proto = self._bound_graph(model, manifest, programs)
         from octavo.runtimes.onnx.session import asset_entries
         from octavo.runtimes.onnx.write import graph_digest, too_much, write_model
 
@@ -181,7 +181,7 @@ class OnnxRuntime:
             why=cell.why,
         )
 
-    def _bound_graph(self, model: CompressedModel, manifest: Manifest, module: Callable[[], Any]) -> Any:
+    def _bound_graph(self, model: CompressedModel, manifest: Manifest, programs: Programs) -> Any:
         """The ModelProto with codes in the places of weights, and none of the initializers that hold them."""
         try:
             import onnx_ir
@@ -191,7 +191,7 @@ class OnnxRuntime:
         from octavo.runtimes.onnx.bind import bind
         from octavo.runtimes.onnx.graph import float_graph
 
-        made = float_graph(model, module)
+        made = float_graph(model, programs.outline)
         bind(made, model, manifest.tensors)
         proto = onnx_ir.to_proto(made)
         proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "octavo", ""
@@ -228,10 +228,10 @@ def _stored(model: CompressedModel, carried: Carried) -> Iterator[Any]:
     if layout.kind == "float":
         yield Stored(carried.at[0], FLOATS[carried.scheme], shapes[0], lambda: _float_pieces(model, carried))
         return
-    scales: list[NDArray[np.float16]] = []  # kept from the pass over the codes: they are read together
+    scales: list[NDArray[np.floating[Any]]] = []  # kept from the pass over the codes: they are read together
     integer = "UINT8" if layout.kind == "blocks" else f"INT{layout.bits}"
     yield Stored(carried.at[0], integer, shapes[0], lambda: _code_pieces(model, carried, layout, scales))
-    yield Stored(carried.at[1], "FLOAT16", shapes[1], lambda: scales)
+    yield Stored(carried.at[1], layout.scale, shapes[1], lambda: scales)
 
 
 def _float_pieces(model: CompressedModel, carried: Carried) -> Iterator[NDArray[Any]]:
@@ -241,7 +241,7 @@ def _float_pieces(model: CompressedModel, carried: Carried) -> Iterator[NDArray[
 
 
 def _code_pieces(
-    model: CompressedModel, carried: Carried, layout: Layout, scales: list[NDArray[np.float16]]
+    model: CompressedModel, carried: Carried, layout: Layout, scales: list[NDArray[np.floating[Any]]]
 ) -> Iterator[NDArray[np.uint8]]:
     per_tensor = SCHEMES[carried.scheme].granularity == "tensor"
     scales.clear()
@@ -250,7 +250,7 @@ def _code_pieces(
         if not isinstance(value, QuantizedTensor) or value.zero_point is not None:
             raise BadInput(f"{carried.name}: not the codes of {carried.scheme} that its record promises.")
         if not (per_tensor and scales):
-            scales.append(encode_scale(carried.name, value.scale))
+            scales.append(encode_scale(carried.name, value.scale, layout))
         yield encode_codes(value, layout)
 
 

@@ -19,6 +19,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
+from octavo.api.programs import ModelPrograms  # noqa: E402
 from octavo.core.architecture import decoder_spec  # noqa: E402
 from octavo.core.carriage import possible  # noqa: E402
 from octavo.core.grid import portable_scale  # noqa: E402
@@ -32,7 +33,7 @@ from octavo.runtimes.generate import Sampling, choose, generate  # noqa: E402
 from octavo.runtimes.onnx import write  # noqa: E402
 from octavo.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 from octavo.sources.decoder import build, empty_cache  # noqa: E402
-from octavo.sources.torch import capture, describe, load_graph, rebuild  # noqa: E402
+from octavo.sources.torch import capture, describe, load_graph  # noqa: E402
 from tests.models import MemoryReader, assets_of, from_directory, model_of, random_codes  # noqa: E402
 
 # MatMulNBits at accuracy_level 4 rounds activations to int8 per block: at most 1/254 of a block's largest, per product.
@@ -81,9 +82,8 @@ def floats(model: CompressedModel) -> dict[str, Any]:
 
 
 def lowered(model: CompressedModel, path: Path) -> Path:
-    runtime, spec = OnnxRuntime(), model.program.kind == "huggingface"
-    build_it = (lambda: build(decoder_spec(model.program.body))) if spec else (lambda: rebuild(model.program))
-    runtime.lower(model, runtime.carry(model), path, build_it, no_progress)
+    runtime = OnnxRuntime()
+    runtime.lower(model, runtime.carry(model), path, ModelPrograms(model), no_progress)
     return path
 
 
@@ -179,7 +179,8 @@ def test_matrices_run_in_the_kernel_on_the_cpu(zoo: tuple[CompressedModel, Path]
     session = OnnxRuntime().open(zoo[1])
     placed = session.placement()
     kernels = [item for item in placed if "(MatMulNBits)" in item.op]
-    assert len(kernels) == 2 * len([scheme for scheme in MATRIX if scheme not in FLOATS])
+    weight_only = [scheme for scheme in MATRIX if scheme not in FLOATS and not SCHEMES[scheme].activation]
+    assert len(kernels) == 2 * len(weight_only)
     assert {item.unit for item in placed} == {"cpu"}
 
 
@@ -339,7 +340,7 @@ def test_no_data_file_is_left_by_what_failed(
 
     runtime = OnnxRuntime()
     for path in (tmp_path / "first.onnx", tmp_path / "second.onnx"):
-        runtime.lower(model, runtime.carry(model), path, lambda: build(decoder_spec(model.program.body)), no_progress)
+        runtime.lower(model, runtime.carry(model), path, ModelPrograms(model), no_progress)
         assert runtime.files(path) == [path, data]
     runtime.discard(tmp_path / "second.onnx")  # the data file belongs to the first too
     assert wrong_tensors(tmp_path / "first.onnx", model) == []

@@ -18,6 +18,7 @@ from octavo.core.manifest import Carried
 from octavo.core.model import CompressedModel
 from octavo.core.scheme import SCHEMES
 from octavo.errors import OctavoError
+from octavo.runtimes.onnx.integers import constant
 from octavo.runtimes.onnx.layout import FLOATS, Layout, layout_of, stored_shapes
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Binder:
         codes_shape, scale_shape = stored_shapes(self.item.scheme, self.item.shape, self.layout)
         integer = "UINT8" if self.layout.kind == "blocks" else f"INT{self.layout.bits}"
         self.codes = self._input(self.item.at[0], integer, codes_shape)
-        self.scale = self._input(self.item.at[1], "FLOAT16", scale_shape)
+        self.scale = self._input(self.item.at[1], self.layout.scale, scale_shape)
         for node, index in self.value.uses():
             self._use(node, index)
         self.graph.inputs.remove(self.value)
@@ -89,6 +90,9 @@ class _Binder:
             return
         if blocks and node.op_type == "Gather" and index == 0 and _integer(node, "axis", 0) == 0:
             _replace(node, self._rows(node, node.inputs[1]))
+            return
+        if not blocks and node.op_type == "Transpose" and len(self.item.shape) == 2:
+            self._dequantized_columns(node)
             return
         whole = self._rows(node, None) if blocks else self._dequantized(node)
         node.replace_input_with(index, whole)
@@ -167,11 +171,25 @@ class _Binder:
 
     def _dequantized(self, node: ir.Node) -> ir.Value:
         """DequantizeLinear of the whole tensor, one scale per output channel or one for all."""
-        return self._node(node, "DequantizeLinear", [self.codes, self._cast(node, self.scale)], {"axis": 0})
+        return self._dequantize(node, self.codes, 0)
+
+    def _dequantized_columns(self, node: ir.Node) -> None:
+        """Wᵀ of a static matrix: the codes are transposed, not their floats, so that the product can be fused."""
+        codes = self._node(node, "Transpose", [self.codes], {"perm": [1, 0]})
+        _replace(node, self._dequantize(node, codes, 1))
+
+    def _dequantize(self, node: ir.Node, codes: ir.Value, axis: int) -> ir.Value:
+        inputs = [codes, self._cast(node, self.scale)]
+        if self.layout.scale == "FLOAT":  # of a static model: see integers.py
+            shape = stored_shapes(self.item.scheme, self.item.shape, self.layout)[1]
+            inputs.append(self._constant(np.zeros(shape, np.int8)))
+        return self._node(node, "DequantizeLinear", inputs, {"axis": axis})
 
     def _cast(self, node: ir.Node, value: ir.Value) -> ir.Value:
         import onnx_ir as ir
 
+        if value.dtype == ir.DataType.FLOAT:
+            return value
         return self._node(node, "Cast", [value], {"to": ir.DataType.FLOAT.value})
 
     def _reshape(self, node: ir.Node, value: ir.Value, shape: list[int]) -> ir.Value:
@@ -191,14 +209,8 @@ class _Binder:
 
     def _constant(self, array: Any) -> ir.Value:
         """A small initializer of the graph itself."""
-        import onnx_ir as ir
-
         self.count += 1
-        name = f"{self.item.name}/constant.{self.count}"
-        held = ir.tensor(array, name=name)
-        value = ir.Value(name=name, const_value=held, shape=ir.Shape(array.shape), type=ir.TensorType(held.dtype))
-        self.graph.initializers[name] = value
-        return value
+        return constant(self.graph, f"{self.item.name}/constant.{self.count}", array)
 
     def _input(self, name: str, dtype: str, shape: tuple[int, ...]) -> ir.Value:
         """Where an initializer of the file will be: a graph input until the file is written."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from octavo.core.architecture import decoder_spec
 from octavo.core.model import CompressedModel
 from octavo.errors import BadInput, OctavoError
+from octavo.runtimes.onnx.integers import prepare
+from octavo.runtimes.onnx.layout import EDGE_CODES
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -23,7 +25,7 @@ OPSET = 21  # the first with INT4 tensors; 18 or later is what the exporter writ
 TRACED = 4  # positions while tracing: sizes 0 and 1 would be taken for constants
 
 
-_MADE: dict[tuple[str, tuple[str, ...]], bytes] = {}  # graphs of this process: weightless, so small
+_MADE: dict[tuple[Any, ...], bytes] = {}  # graphs of this process: weightless, so small
 _MADE_LIMIT = 4
 
 
@@ -37,7 +39,7 @@ def float_graph(model: CompressedModel, program: Callable[[], Any]) -> onnx_ir.M
     import onnx
     import onnx_ir
 
-    key = model.program.digest, tuple(record.name for record in model.tensors)
+    key = model.program.digest, tuple(record.name for record in model.tensors), model.edges
     if key not in _MADE:
         if len(_MADE) >= _MADE_LIMIT:
             _MADE.pop(next(iter(_MADE)))
@@ -51,6 +53,8 @@ def _float_graph(model: CompressedModel, program: Any) -> onnx_ir.Model:
     """Trace, translate, make the weights inputs, tidy up."""
     exported = _traced_decoder(model, program) if model.program.kind == "huggingface" else program
     made = _translate(exported)
+    if model.edges:
+        _name_edges(made, exported, model)
     graph, names = made.graph, {record.name for record in model.tensors}
     for name, same in model.program.body.get("aliases", {}).items() if model.program.kind == "graph" else ():
         if name in graph.initializers and same in graph.initializers:
@@ -60,8 +64,21 @@ def _float_graph(model: CompressedModel, program: Any) -> onnx_ir.Model:
         value.const_value = None
         graph.inputs.append(value)
     _tidy(made)
+    if model.edges:
+        prepare(made, model.edges)
     _name_ends(model, made, exported, names)
     return made
+
+
+def _name_edges(made: onnx_ir.Model, exported: Any, model: CompressedModel) -> None:
+    """Name the integers of every edge `EDGE.codes`: the exporter keeps the order of the nodes, not their names."""
+    names = {f"{edge.name}_codes": edge.name for edge in model.edges}
+    order = [names[node.name] for node in exported.graph.nodes if node.name in names]
+    found = [node for node in made.graph if node.op_type == "QuantizeLinear"]
+    if len(found) != len(order) or len(order) != len(names):
+        raise OctavoError(f"torch.onnx made {len(found)} QuantizeLinear of {len(names)} edges.", "Please report this.")
+    for node, name in zip(found, order, strict=True):
+        node.outputs[0].name = name + EDGE_CODES
 
 
 def _traced_decoder(model: CompressedModel, module: torch.nn.Module) -> torch.export.ExportedProgram:

@@ -2,11 +2,13 @@
 
     blocks       codes uint8 [N, ceil(K/b), b·bits/8]: the kernel MatMulNBits' own layout; embedding rows are gathered
                  from it too. A code is stored as code + 2^(bits−1), low bits first; the last block is padded with zeros
-    dequantize   codes INT8 or INT4 of the tensor's own shape, for DequantizeLinear on axis 0 (convolutions)
+    dequantize   codes INT8 or INT4 of the tensor's own shape, for DequantizeLinear on axis 0 (convolutions, and every
+                 weight of a static model: what ONNX Runtime and NPU providers fuse with the quantised activations)
     float        the values, in their own float type
 
 Scales are stored as they are in the compressed model, FLOAT16 (portable scales are exact there), once per row, group or
-tensor; the graph casts them and repeats them per block, which ONNX Runtime does once, when it loads the file.
+tensor; the graph casts them and repeats them per block, which ONNX Runtime does once, when it loads the file. A static
+model's are FLOAT: providers look for constants beside the codes, not for a cast of one.
 """
 
 from __future__ import annotations
@@ -26,16 +28,18 @@ from octavo.errors import Refused
 
 BLOCK_SIZES = {2: (128, 64, 32), 4: (256, 128, 64, 32, 16), 8: (256, 128, 64, 32, 16)}
 FLOATS = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}
+EDGE_CODES = ".codes"  # the value that holds an edge's integers is EDGE.codes
 BITS = {"ternary": 2, "w2g32": 2, "w3g32": 4}  # others: as many as their codes have
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`kind` as above; bits per stored code; `block` codes per stored block (kind `blocks` only)."""
+    """`kind` as above; bits per stored code; `block` codes per stored block (kind `blocks` only); the scales' type."""
 
     kind: Literal["blocks", "dequantize", "float"]
     bits: int = 32
     block: int = 0
+    scale: Literal["FLOAT16", "FLOAT"] = "FLOAT16"
 
     @property
     def zero(self) -> int:
@@ -48,6 +52,8 @@ def layout_of(scheme: str, shape: tuple[int, ...], role: str) -> Layout:
     grid = SCHEMES.get(scheme)
     if grid is None or grid.range is None:
         return Layout("float", 32 if scheme == "fp32" else 16)
+    if grid.activation:
+        return Layout("dequantize", grid.range.bits, scale="FLOAT")
     if role == "conv":
         return Layout("dequantize", 4 if grid.range.bits <= 4 else 8)
     bits = BITS.get(scheme, grid.range.bits)
@@ -82,8 +88,10 @@ def encode_codes(value: QuantizedTensor, layout: Layout) -> NDArray[np.uint8]:
     return pack((padded.view(np.uint8) + np.uint8(layout.zero)).view(np.int8), layout.bits)
 
 
-def encode_scale(name: str, scale: NDArray[np.float32]) -> NDArray[np.float16]:
+def encode_scale(name: str, scale: NDArray[np.float32], layout: Layout) -> NDArray[np.floating[Any]]:
     """Scales as NAME.scale. Raises Refused when one is not exact in fp16."""
+    if layout.scale == "FLOAT":
+        return scale.astype("<f4")
     with np.errstate(over="ignore"):
         half = scale.astype("<f2")
     if not np.array_equal(half.astype(np.float32), scale):

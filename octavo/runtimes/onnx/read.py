@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.manifest import KEY, Carried, EditedManifest, Manifest
-from octavo.core.model import TensorValue
+from octavo.core.model import Edge, TensorValue
 from octavo.core.tensor import QuantizedTensor, float_digest
 from octavo.errors import BadInput, Refused
-from octavo.runtimes.onnx.layout import FLOATS, decode, layout_of, stored_shapes
+from octavo.runtimes.onnx.integers import UNSIGNED
+from octavo.runtimes.onnx.layout import EDGE_CODES, FLOATS, decode, layout_of, stored_shapes
 from octavo.runtimes.onnx.write import graph_digest
 
+SIGNED = {unsigned: (signed, offset) for signed, (unsigned, offset) in UNSIGNED.items()}
 AGAIN = "The file is cut short, damaged or no ONNX; export it again."
 
 
@@ -46,13 +48,35 @@ class OnnxReadBack:
             return self._array(carried.name, carried.at[0], FLOATS[carried.scheme], shapes[0]).astype(np.float32)
         integer = "UINT8" if layout.kind == "blocks" else f"INT{layout.bits}"
         codes = self._array(carried.name, carried.at[0], integer, shapes[0])
-        scale = self._array(carried.name, carried.at[1], "FLOAT16", shapes[1])
+        scale = self._array(carried.name, carried.at[1], layout.scale, shapes[1])
         return decode(carried.name, carried.scheme, carried.shape, layout, codes, scale)
 
     def digest(self, carried: Carried) -> str:
         """The digest of `tensor(carried)`. Raises Refused likewise."""
         value = self.tensor(carried)
         return value.digest() if isinstance(value, QuantizedTensor) else float_digest(value)
+
+    def edges(self) -> dict[str, Edge]:
+        """{edge: how the file quantises that value}. Raises Refused for a damaged one."""
+        found = {}
+        for node in self._model.graph.node:
+            name = node.output[0].removesuffix(EDGE_CODES) if node.op_type == "QuantizeLinear" else ""
+            if name and name != node.output[0]:
+                scale, zero = (self._parameter(name, at) for at in node.input[1:3])
+                signed, offset = SIGNED.get(str(zero.dtype), (str(zero.dtype), 0))
+                found[name] = Edge(name, float(scale), int(zero) - offset, signed)
+        return found
+
+    def _parameter(self, edge: str, at: str) -> Any:
+        """The one number in an initializer."""
+        from onnx import numpy_helper
+
+        if at not in self._tensors:
+            raise Refused(f"The edge '{edge}': the file has no initializer {at}.", AGAIN)
+        value = numpy_helper.to_array(self._tensors[at])
+        if value.size != 1:
+            raise Refused(f"The edge '{edge}': {at} holds {value.size} numbers, not one.", AGAIN)
+        return value.reshape(-1)[0]
 
     def listing(self) -> list[tuple[str, tuple[int, ...], str]]:
         """Every initializer of the file: (name, shape, type)."""

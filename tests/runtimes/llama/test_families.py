@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from models import from_directory, model_of
 
+from octavo.api.programs import ModelPrograms
 from octavo.core.architecture import decoder_spec
 from octavo.core.model import CompressedModel
 from octavo.core.tensor import float_digest
@@ -120,7 +121,7 @@ def lower(model: CompressedModel, path: Path) -> Path:
     """The model as a GGUF, of which every tensor has been read back."""
     runtime = LlamaCpp()
     manifest = runtime.carry(model)
-    runtime.lower(model, manifest, path, lambda: None, no_progress)
+    runtime.lower(model, manifest, path, ModelPrograms(model), no_progress)
     reader = runtime.read_back(path)
     for carried in manifest.tensors:
         if carried.carried_digest:
