@@ -58,9 +58,13 @@ class Table:
         start, count = self._vector(number, size)
         return start, start + count * size
 
+    def raw(self, number: int) -> bytes:
+        """The bytes of a vector of bytes."""
+        start, stop = self.place(number)
+        return bytes(self.data[start:stop])
+
     def text(self, number: int) -> str:
-        start, count = self._vector(number, 1)
-        return bytes(self.data[start : start + count]).decode("utf-8", "replace")
+        return self.raw(number).decode("utf-8", "replace")
 
     def _vector(self, number: int, size: int) -> tuple[int, int]:
         at = self._field(number)

@@ -129,6 +129,8 @@ def _wrong_edges(decoder: Decoder, lies: Manifest, model: CompressedModel | None
         found = shown()
     except OctavoError as error:
         return [Wrong("(edges)", str(error))]
+    if not found:  # the file does not say which of its values is which edge
+        return []
     return [wrong for edge in recorded if (wrong := _edge_differs(edge, found.get(edge["name"])))]
 
 

@@ -13,8 +13,8 @@ from math import prod
 from pathlib import Path
 
 from octavo.core.facts import ModelFacts, OperatorKind
+from octavo.core.flatbuffer import Table, root
 from octavo.errors import BadInput
-from octavo.sources.facts.flatbuffer import Table, root
 from octavo.sources.facts.network import Network, Shape, kinds
 
 IDENTIFIER = b"TFL3"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.core.flatbuffer import Damaged, Table, root
 from octavo.errors import BadInput
-from octavo.sources.facts.flatbuffer import Damaged, Table, root
 from octavo.sources.facts.tflite import IDENTIFIER, TYPES, operator_name
 
 NUMPY = {

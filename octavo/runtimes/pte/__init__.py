@@ -1,0 +1,1 @@
+"""The pieces of ExecuTorch's .pte files; executorch.py says what each is for."""
