@@ -94,7 +94,11 @@ class RunRecord(Record):
 
 @dataclass(frozen=True)
 class VerifyRecord(Record):
-    """`verify`. `outputs` come from the runtime itself, `decoded` from the file's weights run in torch."""
+    """`verify`. `outputs` come from the runtime itself, `decoded` from the file's weights run in torch.
+
+    `diverges`: where it was looked for, the first operator whose output diverges from the float graph: {operator, kind,
+    cause, reason, sqnr_db, suggestion, operators (every one that could be compared), unmatched}.
+    """
 
     artifact: str
     digest: str | None
@@ -106,6 +110,7 @@ class VerifyRecord(Record):
     gates: tuple[dict[str, Any], ...]
     passed: bool
     notes: tuple[str, ...] = ()
+    diverges: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,8 @@ def _origin(source: Source) -> dict[str, Any]:
     body = source.program.body
     name = body.get("model_type", "torch graph") if source.program.kind == "huggingface" else "torch graph"
     types = sorted({source.dtype(name) for name in source.tensors})
-    return {"step": "source", "kind": source.program.kind, "model": name, "types": types}
+    said = {"notes": list(found)} if (found := getattr(source, "notes", ())) else {}
+    return {"step": "source", "kind": source.program.kind, "model": name, "types": types} | said
 
 
 class _NotYet:

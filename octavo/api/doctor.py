@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, Any
 
+from octavo.api.doctor_units import unit_rows
 from octavo.errors import OctavoError
 from octavo.records import DoctorRecord
 
 if TYPE_CHECKING:
     from octavo.runtimes.base import Availability
 
-USED = ("compress", "llama")  # the others name runtimes that nothing here lowers to yet
 LEFT_OUT = ("all", "dev")  # a sum of the others; the developers' tools
 
 
@@ -26,7 +26,8 @@ def doctor() -> DoctorRecord:
     if found["llamacpp"].works:
         found["llamacpp"] = _llama(found["llamacpp"])
     runtimes: tuple[dict[str, Any], ...] = tuple({"runtime": name} | asdict(item) for name, item in found.items())
-    return DoctorRecord(runtimes, tuple(_extra(name, packages) for name, packages in extras().items()))
+    listed = tuple(_extra(name, packages) for name, packages in extras().items())
+    return DoctorRecord(runtimes, listed, unit_rows(found))
 
 
 def extras(requirements: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
@@ -72,11 +73,4 @@ def _extra(name: str, packages: tuple[str, ...]) -> dict[str, object]:
             versions[package] = None
     complete = all(versions.values())
     remedy = "" if complete else f"pip install 'octavo[{name}]'"
-    used = name in USED
-    return {
-        "extra": name,
-        "installed": complete,
-        "used": used,
-        "packages": versions,
-        "remedy": remedy if used else "Not used yet: nothing here needs it.",
-    }
+    return {"extra": name, "installed": complete, "packages": versions, "remedy": remedy}

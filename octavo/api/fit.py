@@ -19,7 +19,7 @@ from octavo.api.original import Original, open_original
 from octavo.api.plan import DOES_NOT_FIT
 from octavo.api.verify import Budget, parse_share, verify_artifact
 from octavo.core.store import new_path
-from octavo.errors import BadInput, OctavoError, Refused
+from octavo.errors import BadInput, Missing, OctavoError, Refused
 from octavo.records import FitRecord, exit_code
 
 Progress = Callable[[str, int, int], None]
@@ -185,7 +185,7 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
     except OctavoError as error:
         return {"reason": str(error), "failed": True}
     gates = list(verified.gates)
-    peak, more = bench["peak_memory_bytes"], job.forecast.growth(scheme, name)
+    peak, more = bench.get("peak_memory_bytes", 0), job.forecast.growth(scheme, name)
     if job.granted is not None and peak + more > job.granted:
         where = "measured peak" if job.device == HOST else "measured peak on this machine"
         where += f"; {more:,} of them planned for the rest of the context" if more else ""
@@ -195,13 +195,21 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
     return {
         "export": exported.to_dict() | {"path": path.name, "run_line": run_line},
         "verify": verified.to_dict() | {"artifact": path.name},
-        "bench": bench,
+        ("bench" if "peak_memory_bytes" in bench else "not_measured"): bench,
         "gates": gates,
     }
 
 
 def _bench(job: Job, folded: Path, path: Path) -> dict[str, Any]:
-    """Latency and peak memory in a fresh process, on the data's own inputs or on made-up ones."""
+    """Latency and peak memory in a fresh process, or why they cannot be measured here."""
+    try:
+        return _measured(job, folded, path)
+    except Missing as error:
+        return {"reason": str(error)}
+
+
+def _measured(job: Job, folded: Path, path: Path) -> dict[str, Any]:
+    """On the data's own inputs, or on made-up ones."""
     from octavo.bench.fresh import measure_fresh
     from octavo.runtimes.base import runtime_of
 
@@ -243,10 +251,12 @@ def _record(job: Job, rows: list[dict[str, Any]]) -> FitRecord:
     if not judged:
         reasons = "; ".join(sorted({row["reason"] for row in rows}))
         raise Refused(f"No candidate could be built: {reasons}")
-    passed = [row for row in judged if not row["gates"]]
+    passed = [row for row in judged if not row["gates"] and "bench" in row]  # what was not measured is not chosen
     best = min(passed, key=lambda row: row["export"]["bytes"], default=None)
     gates: tuple[dict[str, Any], ...] = ()
-    if best is None:
+    if best is None and not all(row["gates"] for row in judged):
+        gates = ({"gate": "measured", "code": 1, "reason": "nothing that holds its gates can be measured here"},)
+    elif best is None:
         closest = min(judged, key=lambda row: (len(row["gates"]), exit_code(tuple(row["gates"]))))
         gates = tuple(closest["gates"])
     return FitRecord(

@@ -12,6 +12,7 @@ from octavo.core.store import INDEX
 from octavo.core.store import load as load_store
 from octavo.errors import BadInput
 from octavo.records import ModelRecord, TensorSummary
+from octavo.runtimes.base import SUFFIXES
 
 
 def inspect(path: str | Path) -> ModelRecord:
@@ -21,7 +22,7 @@ def inspect(path: str | Path) -> ModelRecord:
         raise BadInput(f"{path}: no such file or directory.", "Check the path.")
     if (path / INDEX).is_file():
         return describe(load_store(path), path)
-    if path.is_dir():
+    if path.is_dir() and path.suffix not in SUFFIXES:
         return _huggingface(path)
     return _artifact(path)
 
@@ -58,11 +59,13 @@ def _artifact(path: Path) -> ModelRecord:
         read_back.close()
     size = sum(file.stat().st_size for file in target.files(path))
     parameters = sum(prod(t.shape) for t in manifest.tensors) if manifest else sum(prod(t.shape) for t in listed)
-    if manifest is None and not notes:
+    foreign = manifest is None and not notes
+    is_float = foreign and all("FLOAT" in t.scheme.upper() for t in listed if len(t.shape) > 1)
+    if foreign and not is_float:
         notes.append("No manifest: made by another tool, or stripped. Its weights cannot be traced to a model.")
     return ModelRecord(
         path=str(path),
-        kind=f"{target.name} artifact",
+        kind=f"float model ({path.suffix[1:]})" if is_float else f"{target.name} artifact",
         digest=manifest.digest if manifest else None,
         parameters=parameters,
         bytes=size,

@@ -25,7 +25,6 @@ from octavo.records import PlanRecord
 
 DEFAULT_RESERVE = 0.3  # of a bare size, of which neither cache nor activations can be computed
 FILES = {".gguf": "llamacpp"}  # finished files of one runtime; .onnx and .tflite may be float models
-NOT_FOLDED = (".onnx", ".tflite")  # sources that a plan can answer for and `compress` does not open yet
 DOES_NOT_FIT = 3
 NO_CACHE = "--context changes nothing: of a bare size no KV cache can be computed, the share set aside stands for it."
 KEPT = 8  # models whose facts stay in memory
@@ -69,10 +68,7 @@ def plan(
     settings = [_setting(facts, item, context, slice, reserve, kv, prompt) for item in devices]
     suffix = "" if isinstance(model, ModelFacts) or model is None else Path(model).suffix.lower()
     owner = FILES.get(suffix) or _finished(facts, suffix)
-    scale = scale_of(
-        facts, embedding=embedding, head=head, allow_skip=allow_skip, file_runtime=owner,
-        unopened=f"fold a float {suffix} model" if suffix in NOT_FOLDED and owner is None else "",
-    )  # fmt: skip
+    scale = scale_of(facts, embedding=embedding, head=head, allow_skip=allow_skip, file_runtime=owner)
     found = search(
         facts, devices, settings,
         schemes=_listed(scheme), runtimes=_listed(runtime), units=_listed(unit), scale=scale,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from octavo.api.placing import int8_form, open_on
+from octavo.core.placement import fallback_gates, fallbacks
 from octavo.core.store import new_path
+from octavo.core.units import parse_units
 from octavo.errors import BadInput
 from octavo.records import RunRecord
 
@@ -26,11 +29,15 @@ def run(
     temperature: float = 0.0,
     threads: int | None = None,
     seed: int = 0,
+    unit: str | Sequence[str] | None = None,
+    no_fallback: bool = False,
     force: bool = False,
     on_token: Callable[[str], None] | None = None,
 ) -> RunRecord:
     """Generate from `prompt` or `ids`, or run once on the arrays of an .npz (`output` takes the results).
 
+    `unit`: the one asked for, then those that operators may fall back to (`npu,gpu,cpu`; the CPU always); what falls
+    back is in the record, and with `no_fallback` a gate that does not hold.
     Raises BadInput unless exactly one of prompt, ids and input is given, or for inputs that the artifact does not take.
     """
     from octavo.runtimes.base import runtime_of
@@ -41,15 +48,23 @@ def run(
         raise BadInput("--output takes the arrays that --input leads to.", "Redirect text with the shell.")
     if max_tokens < 1:
         raise BadInput(f"{max_tokens} tokens to generate.", "Ask for 1 or more.")
-    session: Any = runtime_of(Path(artifact)).open(Path(artifact), threads=threads)
+    units = parse_units(unit)
+    path, notes = int8_form(Path(artifact))
+    opened = open_on(runtime_of(path), path, units, threads=threads)
+    session: Any = opened.session
     try:
         if input is not None:
-            return _once(session, Path(input), Path(output) if output else None, force)
-        return _generate(
-            session, prompt if prompt is not None else list(ids or ()), max_tokens, temperature, seed, on_token
-        )
+            record = _once(session, Path(input), Path(output) if output else None, force)
+        else:
+            given = prompt if prompt is not None else list(ids or ())
+            record = _generate(session, given, max_tokens, temperature, seed, on_token)
+        rows = opened.rows
     finally:
         session.close()
+    return replace(
+        record, placement=rows, unit=units[0], fallback=fallbacks(rows), gates=fallback_gates(rows, no_fallback),
+        notes=notes,
+    )  # fmt: skip
 
 
 def _generate(
@@ -71,7 +86,7 @@ def _generate(
         text, written, rates = _token_loop(session, prompt, max_tokens, temperature, seed, on_token)
         count = len(written)
     elapsed = (time.perf_counter() - start) * 1e3
-    return RunRecord({}, text, placed(session), elapsed, count, rates, written)
+    return RunRecord({}, text, (), elapsed, count, rates, written)
 
 
 def _token_loop(
@@ -124,7 +139,7 @@ def _once(session: Any, input: Path, output: Path | None, force: bool) -> RunRec
         with new_path(output, force=force) as temporary, open(temporary, "wb") as file:
             np.savez(file, **outputs)
     described = {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()}
-    return RunRecord(described, None, placed(session), latency)
+    return RunRecord(described, None, (), latency)
 
 
 def _shapes(session: Any) -> dict[str, tuple[int, ...]]:
@@ -145,8 +160,3 @@ def bind_inputs(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     if len(arrays) == len(names):
         return dict(zip(names, arrays.values(), strict=True))
     raise BadInput(f"The data has {', '.join(arrays)}; the model takes {', '.join(names)}.", "Name the arrays so.")
-
-
-def placed(session: Any) -> tuple[dict[str, str], ...]:
-    """Which unit runs each operator, as the runtime says."""
-    return tuple(asdict(item) for item in session.placement())

@@ -30,7 +30,7 @@ from octavo.bench.timing import (
     timed_calls,
     timed_language,
 )
-from octavo.errors import BadInput
+from octavo.errors import BadInput, Missing
 from octavo.workers.local import Worker
 
 Arrays = dict[str, NDArray[Any]]
@@ -169,7 +169,13 @@ def measure(
 def open_asked(params: Mapping[str, Any]) -> Any:
     """A session as the parameters of a worker's target ask for it."""
     asked = {key: params[key] for key in ("context", "kv") if params.get(key) is not None}
-    return open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
+    session = open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
+    if not getattr(session, "timing_is_native", True):
+        raise Missing(
+            f"{params['path']}: not measured: Octavo's own arithmetic runs it here, whose time is not its runtime's.",
+            "Measure it where its runtime is: `octavo doctor` says which works here.",
+        )
+    return session
 
 
 def clock_of(session: Any) -> Callable[[], float] | None:

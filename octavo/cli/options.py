@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str | None, typer.Argument(help="A Hugging Face directory or an .onnx file; or leave it out and give --module.")
+    str | None,
+    typer.Argument(help="A Hugging Face directory, an .onnx or a float .tflite; or leave it out and give --module."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -10,11 +10,11 @@ import typer
 
 from octavo.cli import options, show
 from octavo.errors import BadInput
-from octavo.records import RunRecord
+from octavo.records import RunRecord, exit_code
 
 
 def run(
-    artifact: Annotated[Path, typer.Argument(help="A .gguf or .onnx file.")],
+    artifact: Annotated[Path, typer.Argument(help="A runtime's file: .onnx, .tflite, .pte, .mlpackage or .gguf.")],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to go on from.")] = None,
     ids: Annotated[str | None, typer.Option("--ids", help="Token ids instead, separated by commas.")] = None,
     input: Annotated[Path | None, typer.Option("--input", help="Inputs by name, .npz.")] = None,
@@ -22,6 +22,8 @@ def run(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate at most.")] = 200,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
     threads: options.Threads = None,
+    unit: options.Unit = None,
+    no_fallback: options.NoFallback = False,
     seed: options.Seed = 0,
     force: options.Force = False,
     json: options.Json = False,
@@ -33,9 +35,12 @@ def run(
     stream = not json and (prompt is not None or ids is not None)
     record = api.run(
         artifact, prompt=prompt, ids=_ids(ids), input=input, output=output, max_tokens=max_tokens,
-        temperature=temperature, threads=threads, seed=seed, force=force, on_token=_write if stream else None,
+        temperature=temperature, threads=threads, unit=unit, no_fallback=no_fallback, seed=seed, force=force,
+        on_token=_write if stream else None,
     )  # fmt: skip
     show.emit(record, json, lambda: _prose(record, quiet))
+    sys.stdout.flush()
+    raise typer.Exit(exit_code(record.gates))
 
 
 def _ids(text: str | None) -> list[int] | None:
@@ -61,3 +66,8 @@ def _prose(record: RunRecord, quiet: bool) -> None:
         rate = record.tokens_per_second
         speed = f"decode {rate['decode']:.0f}, prefill {rate['prefill']:.0f} tokens/s" if rate else ""
         print(speed or f"{record.latency_ms:.2f} ms (one run)", file=sys.stderr)
+    if record.fallback or record.gates or record.notes:
+        from octavo.report.placement_text import placed
+        from octavo.report.text import write
+
+        write(placed(record), error=True)

@@ -59,7 +59,6 @@ class Scale:
     """Weighs one model, each scheme and runtime once. `embedding`, `head`, `allow_skip`: as of `compress`.
 
     `file_runtime`: the runtime whose finished file the model is, if it is one: its weights are what they are.
-    `unopened`: what Octavo would have to learn first to fold this model, in words; empty when it can.
     """
 
     def __init__(
@@ -70,11 +69,10 @@ class Scale:
         head: str | None = None,
         allow_skip: bool = False,
         file_runtime: str | None = None,
-        unopened: str = "",
     ) -> None:
         self.facts, self.embedding, self.head, self.allow_skip = facts, embedding, head, allow_skip
         self.file_runtime = file_runtime
-        self.unopened = unopened or _unknown_family(facts)
+        self.unopened = _unknown_family(facts)  # what must be learnt first to fold it
         self.groups = _grouped(facts)
         self.roles = {group.role for group in self.groups}
         self.tied = facts.language is not None and facts.language.tied

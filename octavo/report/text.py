@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from octavo.records import DoctorRecord, ExportRecord, FitRecord, ModelRecord, VerifyRecord
+from octavo.report.diverges_text import diverges_text
+from octavo.report.placement_text import fallback_table, npu_tables, units_line
 from octavo.report.size import size as size
 
 COLOURS = {"exact": "green", "unknown": "yellow", "by numerics only": "yellow"}
@@ -18,9 +21,9 @@ FIGURES = {"latency_ms": "latency, ms", "tokens_per_second": "tokens/s", "peak_m
 WIDTH_OF_FILES = 160  # where nobody folds lines
 
 
-def write(renderable: RenderableType) -> None:
-    """Print on standard output; plain text where that is no terminal."""
-    console = Console(highlight=False, markup=False)  # names such as layers[0] are no markup
+def write(renderable: RenderableType, *, error: bool = False) -> None:
+    """Print on standard output (or error); plain text where that is no terminal."""
+    console = Console(highlight=False, markup=False, stderr=error)  # names such as layers[0] are no markup
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_FILES)
     console.print(renderable)
@@ -71,17 +74,24 @@ def model_summary(record: ModelRecord) -> RenderableType:
 
 
 def export_summary(record: ExportRecord) -> RenderableType:
-    """`export`: the file, what reading it back proved, and the line that runs it."""
+    """`export`: the file, what reading it back proved, which unit runs what, and the line that runs it."""
     facts = _facts()
     facts.add_row("runtime", record.runtime)
-    facts.add_row("size", f"{size(record.bytes)}  ({record.bits_per_weight:.3f} bits per weight, the whole file)")
+    bits = "" if record.bits_per_weight is None else f"  ({record.bits_per_weight:.3f} bits per weight, the whole file)"
+    facts.add_row("size", f"{size(record.bytes)}{bits}")
     facts.add_row("weights", verdict(record.weights))
-    facts.add_row("digest", record.digest)
+    if record.digest:
+        facts.add_row("digest", record.digest)
+    facts.add_row(f"unit {record.unit}", units_line(record.placement))
     for item in record.widened:
         facts.add_row("widened", f"{item['tensors']} tensors: {item['scheme']} as {item['as']}: {item['why']}")
+    for what, path in record.files.items():
+        facts.add_row(what, path)
     if record.run_line:
         facts.add_row("run it", record.run_line)
-    return Group(Text(record.path, style="bold"), facts, *_notes(record.notes))
+    npu = npu_tables(record.npu, record.placement)
+    ends = (*fallback_table(record.fallback), *_notes(record.notes), *_gates(record.gates))
+    return Group(Text(record.path, style="bold"), facts, *npu, *ends)
 
 
 def verify_summary(record: VerifyRecord) -> RenderableType:
@@ -96,16 +106,16 @@ def verify_summary(record: VerifyRecord) -> RenderableType:
             facts.add_row(title, _outputs(outputs))
     if record.accuracy:
         facts.add_row(record.accuracy.get("metric", "accuracy"), _accuracy(record.accuracy))
-    for item in record.fallback:
-        facts.add_row("fallback", Text(", ".join(f"{k} {v}" for k, v in item.items()), style="yellow"))
     end = Text("passed", style="bold green") if record.passed else Text("FAILED", style="bold red")
-    return Group(Text(record.artifact, style="bold"), facts, *_notes(record.notes), *_gates(record.gates), end)
+    lost = diverges_text(record.diverges) if record.diverges else []
+    ends = (*fallback_table(record.fallback), *_notes(record.notes), *_gates(record.gates), *lost, end)
+    return Group(Text(record.artifact, style="bold"), facts, *ends)
 
 
 def fit_summary(record: FitRecord) -> RenderableType:
     """`fit`: one row per candidate, every figure measured unless its head says otherwise; then the verdict."""
     table = Table(
-        "scheme", "runtime", "file", "bits", "weights", "SQNR dB", "KL", "float", "artifact", "drop",
+        "scheme", "runtime", "file", "bits", "weights", "runs on", "SQNR dB", "KL", "float", "artifact", "drop",
         "ms p50 / p99", "tokens/s", "peak memory", box=None, pad_edge=False,
         caption="file, bits: exact; the rest: measured here; memory: above the bare interpreter",
         caption_justify="left",
@@ -163,11 +173,15 @@ def doctor_summary(record: DoctorRecord) -> RenderableType:
         do = " ".join(str(item[key]) for key in ("reason", "remedy") if item.get(key))
         table.add_row(item["runtime"], works, item.get("version", ""), ", ".join(item.get("units", ())), do)
     for item in record.extras:
-        missing = Text("missing", style="yellow") if item.get("used", True) else Text("not used yet", style="dim")
-        installed = Text("installed", style="green") if item["installed"] else missing
+        installed = Text("installed", style="green") if item["installed"] else Text("missing", style="yellow")
         versions = ", ".join(f"{name} {number or '–'}" for name, number in item["packages"].items())
         table.add_row(f"extra {item['extra']}", installed, versions, "", item["remedy"])
-    return table
+    units = Table("runtime", "unit", "", "why", "what to do", box=None, pad_edge=False)
+    for item in record.units:
+        works = Text("works", style="green") if item["works"] else Text("not here", style="yellow")
+        units.add_row(item["runtime"], item["unit"], works, item["reason"], item["remedy"])
+    more: list[RenderableType] = [Text(), units] if record.units else []
+    return Group(table, *more)
 
 
 def _candidate(item: Mapping[str, Any]) -> list[RenderableType]:
@@ -185,6 +199,7 @@ def _candidate(item: Mapping[str, Any]) -> list[RenderableType]:
         size(export.get("bytes")),
         "–" if bits is None else f"{bits:.2f}",
         Text(str(reason), style="red") if weights is None and reason else verdict(weights or "–"),
+        _units(export.get("placement") or ()),
         interval(outputs.get("sqnr_db"), ends.get("sqnr_db")),
         interval(outputs.get("kl"), ends.get("kl")),
         interval(accuracy.get("float")),
@@ -194,6 +209,12 @@ def _candidate(item: Mapping[str, Any]) -> list[RenderableType]:
         f"{rate['decode']:.0f}" if rate else "–",
         size(bench.get("peak_memory_bytes")),
     ]
+
+
+def _units(placement: Sequence[Mapping[str, Any]]) -> str:
+    """`26 cpu`, `25 npu, 1 cpu`: how many operators each unit runs."""
+    counts = Counter(str(row["unit"]) for row in placement)
+    return ", ".join(f"{count} {unit}" for unit, count in counts.most_common()) or "–"
 
 
 def _outputs(outputs: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from octavo.cli import app
 from octavo.core.safetensors import SafetensorsWriter
+from octavo.runtimes.base import REGISTRY
 
 TINY = {
     "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
@@ -173,7 +174,8 @@ class TestJson:
     def test_doctor(self, octavo: Run) -> None:
         found = octavo("doctor", "--json")
         assert found.code == 0
-        assert {item["runtime"] for item in found.json["runtimes"]} == {"llamacpp", "onnxruntime"}
+        assert {item["runtime"] for item in found.json["runtimes"]} == set(REGISTRY)
+        assert {item["runtime"] for item in found.json["units"]} == set(REGISTRY)
 
     def test_prose_goes_to_standard_output_too(self, octavo: Run, source: Path, tmp_path: Path) -> None:
         found = octavo("compress", source, "--scheme", "w4g32", "-o", tmp_path / "x")

@@ -36,9 +36,13 @@ class OnnxReadBack:
     def manifest(self) -> Manifest | None:
         """The manifest in the file, None without one.
 
-        Raises EditedManifest when it contradicts itself, or when the graph is not the one that was written.
+        Raises EditedManifest when it contradicts itself, or when the graph is not the one that was written: with the
+        names of the tensors and edges that are other than recorded, where it is those.
         """
-        return checked_manifest(self._model)
+        try:
+            return checked_manifest(self._model)
+        except EditedManifest as error:
+            raise EditedManifest(error.message, error.remedy, error.names or self._changed()) from error
 
     def tensor(self, carried: Carried) -> TensorValue:
         """Codes and scales, or float32 values. Raises Refused when what lies there cannot be the tensor described."""
@@ -66,6 +70,23 @@ class OnnxReadBack:
                 signed, offset = SIGNED.get(str(zero.dtype), (str(zero.dtype), 0))
                 found[name] = Edge(name, float(scale), int(zero) - offset, signed)
         return found
+
+    def _changed(self) -> tuple[str, ...]:
+        """Tensors and edges that are not what the manifest records, of a manifest that can be read."""
+        try:
+            manifest = Manifest.from_json(self.metadata[KEY])
+            found = self.edges()
+        except (EditedManifest, Refused, KeyError):
+            return ()
+        wanted = {item["name"]: Edge(**item) for item in manifest.parts["edges"]}
+        tensors = [item.name for item in manifest.tensors if self._digest_or_none(item) != item.digest]
+        return (*tensors, *(name for name, edge in wanted.items() if found.get(name) != edge))
+
+    def _digest_or_none(self, carried: Carried) -> str | None:
+        try:
+            return self.digest(carried)
+        except Refused:
+            return None
 
     def _parameter(self, edge: str, at: str) -> Any:
         """The one number in an initializer."""
