@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.api.load import open_source
 from octavo.api.plan import DOES_NOT_FIT, plan
+from octavo.core.carriage import possible
 from octavo.core.facts import ModelFacts
 from octavo.plan.memory import kv_of
 from octavo.records import PlanRecord
@@ -40,6 +41,8 @@ class Forecast:
         if not rows or any(row["fits"] or row["tight"] for row in rows):
             return None  # nothing is known against it, or it may fit: it is measured
         first = rows[0]
+        if first["memory"] is None and self.target.device == HOST and _carried(runtime, scheme):
+            return None  # a runtime that has no unit here: its file is written and proved all the same
         row: Row = {"scheme": scheme, "runtime": runtime, "plan": first, "rejected": "by the plan"}
         row["reason"] = first["reason"]
         if first["memory"] is None:
@@ -124,3 +127,8 @@ def _rows(record: PlanRecord, scheme: str, runtime: str) -> list[Row]:
 
 def _ratio(measured: float, predicted: float | None) -> float | None:
     return measured / predicted if predicted else None
+
+
+def _carried(runtime: str, scheme: str) -> bool:
+    """Whether the runtime's files hold this scheme at all."""
+    return any(scheme in possible(runtime, operator) for operator in ("matmul", "conv"))

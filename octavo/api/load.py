@@ -6,11 +6,13 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.core.model import CompressedModel
+from octavo.core.architecture import TensorSpec
+from octavo.core.model import CompressedModel, Program
 from octavo.core.source import Source
 from octavo.core.store import INDEX
 from octavo.core.store import load as load_store
@@ -46,8 +48,25 @@ def open_source(
     .pt2 file.
 
     `fix`: of an .onnx file's inputs, as {name: value, size or whole shape} or as "NAME=VALUE" texts.
+    Batch normalisations are folded into the layers before them: no runtime has them in integers.
     Raises BadInput with what was found and what can be given instead; Missing when torch is needed and absent.
     """
+    source = _opened(
+        model, module=module, weights=weights, trust=trust, example_inputs=example_inputs, fix=fix
+    )  # fmt: skip
+    return _without_normalisations(source)
+
+
+def _opened(
+    model: str | Path | nn.Module | None,
+    *,
+    module: str | None,
+    weights: str | Path | None,
+    trust: bool,
+    example_inputs: tuple[Any, ...] | None,
+    fix: Fixed,
+) -> Source:
+    """The model as its file or module has it."""
     if fix and not (isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"):
         raise BadInput("--fix is for the inputs of an .onnx file.", "Leave it out.")
     if module is not None:
@@ -94,6 +113,30 @@ def open_source(
         f"{path}: not a float model that Octavo folds.",
         f"Give {GIVE} --weights W.safetensors.",
     )
+
+
+def _without_normalisations(source: Source) -> Source:
+    """A graph whose batch normalisations are in the weights before them; any other source as it is."""
+    from octavo.sources.graph import GraphSource
+
+    if not isinstance(source, GraphSource) or not any("batch_norm" in name for name in targets(source.program)):
+        return source
+    from octavo.compress.batchnorm import fold_batchnorm
+    from octavo.sources.torch import describe, rebuild
+
+    program, described = describe(fold_batchnorm(rebuild(source.program, source.arrays)))
+    return replace(
+        source,
+        program=program,
+        tensors={name: TensorSpec(values.shape, role) for name, values, role in described},
+        arrays={name: values for name, values, _ in described},
+        notes=(*source.notes, "batch normalisations folded into the layers before them"),
+    )
+
+
+def targets(program: Program) -> set[str]:
+    """The operators that a graph calls, by their names in torch."""
+    return {node["target"] for node in program.body["exported"]["graph_module"]["graph"]["nodes"]}
 
 
 def require_torch() -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 
 import typer
@@ -75,6 +76,7 @@ def _quieten() -> None:
     """Libraries that warn on standard error, as they are imported, about kernels that nobody asked them for."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 
 
 def _explain(error: Exception) -> int:

@@ -23,7 +23,9 @@ RULE = (
     "loses much), then what does not; of each what Octavo exports and runs today; of that the most bits per weight (8 "
     "and more count alike), but of what may not fit the leanest; of equals the fastest"
 )
-RUNS = {"llamacpp": ("cpu",), "onnxruntime": ("cpu",)}  # units on which Octavo runs a runtime's files today
+RUNS = {  # units on which Octavo runs a runtime's files today
+    "llamacpp": ("cpu",), "onnxruntime": ("cpu",), "litert": ("cpu",), "executorch": ("cpu",), "coreml": ("cpu",),
+}  # fmt: skip
 FEW_BITS = 4.0  # below, rounding loses so much that room is no consolation
 ENOUGH_BITS = 8.0  # int8 per channel costs next to nothing; more bits are no reason to choose
 DEFAULT = {

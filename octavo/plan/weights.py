@@ -19,6 +19,7 @@ ALIGNMENT = {"llamacpp": 32}  # bytes: GGUF's general.alignment, which every ten
 PADDED_ROWS = {"onnxruntime": {2: 32, 4: 16, 8: 16}}  # MatMulNBits: rows of whole blocks, of which these are the least
 BARE = "a bare count: weights are exactly parameters × bits ÷ 8; scales and tensors that stay float are not in it"
 OPENS = {"litert": ("litert", "litert-micro")}  # other runtimes that open a runtime's file
+NETWORKS_ONLY = ("litert", "executorch", "coreml")  # runtimes whose files of language models are not written yet
 SHARES_TIED = ("llamacpp", "onnxruntime")  # store a weight that embedding and head share once
 
 
@@ -72,7 +73,6 @@ class Scale:
     ) -> None:
         self.facts, self.embedding, self.head, self.allow_skip = facts, embedding, head, allow_skip
         self.file_runtime = file_runtime
-        self.unopened = _unknown_family(facts)  # what must be learnt first to fold it
         self.groups = _grouped(facts)
         self.roles = {group.role for group in self.groups}
         self.tied = facts.language is not None and facts.language.tied
@@ -87,10 +87,17 @@ class Scale:
         key = (scheme, runtime)
         if key not in self._held:
             found = self._weigh(scheme, runtime)
-            if self.unopened and found.made and not found.refused:
-                found = replace(found, made=False, notes=(*found.notes, f"planned: Octavo cannot {self.unopened} yet"))
+            lacking = self._lacking(runtime)
+            if lacking and found.made and not found.refused:
+                found = replace(found, made=False, notes=(*found.notes, f"planned: Octavo cannot {lacking} yet"))
             self._held[key] = found
         return self._held[key]
+
+    def _lacking(self, runtime: str) -> str:
+        """What Octavo would have to learn first to make this file, in words; empty when it can."""
+        if self.facts.kind in ("language", "size") and runtime in NETWORKS_ONLY:
+            return f"export a language model to {title(runtime)}"
+        return _unknown_family(self.facts)
 
     def _weigh(self, scheme: str, runtime: str) -> Weighed:
         if self.fixed != (scheme == AS_IS):

@@ -166,7 +166,7 @@ def _insert_weight(module: GraphModule, node: Node, value: QuantizedTensor, fold
     kind = decomposed.per_tensor if per_tensor else decomposed.per_channel
     users = list(node.users)
     if fold:
-        _replace_parameter(module, target, torch.from_numpy(np.ascontiguousarray(value.codes)))
+        _replace_parameter(module, target, torch.from_numpy(np.array(value.codes, np.int8)))
         codes = node
     with module.graph.inserting_before(users[0] if users else node.next):
         if not fold:

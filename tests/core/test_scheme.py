@@ -16,7 +16,19 @@ QUANTIZED = [name for name, grid in SCHEMES.items() if not grid.is_float]
 
 def test_every_portable_scheme_of_the_contract_exists():
     assert set(PORTABLE) <= set(SCHEMES)
-    assert [name for name, grid in SCHEMES.items() if grid.native is None] == PORTABLE
+    weight_only = [name for name, grid in SCHEMES.items() if grid.native is None and grid.activation is None]
+    assert weight_only == PORTABLE
+
+
+@pytest.mark.parametrize(("name", "weights", "activation"), [
+    ("w8a8", "w8", "int8"), ("w8ta8", "w8t", "int8"), ("w8a16", "w8", "int16"),
+])  # fmt: skip
+def test_a_static_scheme_has_the_weights_of_a_plain_one(name: str, weights: str, activation: str):
+    found, plain = scheme(name), scheme(weights)
+    assert (found.range, found.granularity, found.activation) == (plain.range, plain.granularity, activation)
+
+
+def test_names_are_their_own_keys():
     assert all(scheme(name).name == name for name in SCHEMES)
 
 

@@ -108,10 +108,10 @@ def test_what_octavo_cannot_write_yet_says_so_and_comes_later():
     found = planned(network())
     assert found.best is not None
     assert found.best.made
-    static = next(c for c in found.candidates if c.scheme == "w8a8" and c.unit == "npu" and c.runtime == "litert")
+    static = next(c for c in found.candidates if c.scheme == "w8a8" and c.unit == "npu" and c.runtime == "qnn")
     assert static.fits
     assert not static.made
-    assert any("cannot export w8a8 to LiteRT yet" in note for note in static.notes)
+    assert any("cannot export w8a8" in note for note in static.notes)
 
 
 @pytest.mark.parametrize(("total", "granted", "verdict"), [

@@ -5,7 +5,9 @@ What ONNX Runtime 1.32 was seen to need on x86-64 (optimised graphs looked at, n
                             a residual network then stays in float. So code + 128 (+ 32768) with that zero point: an
                             exact move. Qualcomm's provider wants them unsigned too
     zero points on weights  without one a Gemm is not fused
-    GlobalAveragePool       a ReduceMean over height and width has no integer kernel, it has
+    GlobalAveragePool       a ReduceMean over height and width has no integer kernel, it has; and the
+                            Gather has to go that torch's exporter writes behind an adaptive pool
+    pads of convolutions    a Pad of its own is computed in float
     input channels by fours a convolution of 16 or more outputs then has a kernel without im2col; an image's three
                             channels get a fourth of zeros: 0.6 ms of SqueezeNet's 3. Concat is what both this and
                             Qualcomm's provider run on integers; a Pad they do not
@@ -40,6 +42,10 @@ def prepare(made: ir.Model, edges: Iterable[Edge]) -> None:
     for node in list(graph):
         if node.op_type == "ReduceMean":
             _pooled(graph, node)
+        elif node.op_type == "Gather":
+            _contiguous(graph, node)
+        elif node.op_type == "Pad":
+            _absorbed(graph, node)
 
 
 def widen(made: ir.Model) -> None:
@@ -77,7 +83,7 @@ def _widened(graph: ir.Graph, node: ir.Node, x: ir.Node, weight: ir.Node) -> Non
         return made.outputs[0]
 
     names: list[str] = []
-    batch, channels, *size = (int(part) for part in node.inputs[0].shape)  # type: ignore[union-attr]
+    batch, channels, *size = node.inputs[0].shape.numpy()  # type: ignore[union-attr]
     lacking, quantiser = PACKED - channels, list(x.inputs[1:])
     shape = constant(graph, f"{node.name}.zeros.shape", np.array([batch, lacking, *size], np.int64))
     pads = constant(graph, f"{node.name}.pads", np.array([0, 0, 0, 0, 0, lacking, 0, 0], np.int64))
@@ -124,6 +130,61 @@ def _pooled(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
+def _contiguous(graph: ir.Graph, node: ir.Node) -> None:
+    """Reshape to one axis and Gather of every element in its order, to the shape that there was: nothing."""
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    index = node.inputs[1].const_value if node.inputs[1] is not None else None
+    if before is None or before.op_type != "Reshape" or index is None or before.inputs[0] is None:
+        return
+    value, order = before.inputs[0], index.numpy()
+    same = value.shape is not None and tuple(value.shape) == order.shape
+    if not same or not np.array_equal(order.reshape(-1), np.arange(order.size)):
+        return
+    node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    if not before.outputs[0].uses():
+        graph.remove(before, safe=True)
+
+
+def _absorbed(graph: ir.Graph, node: ir.Node) -> None:
+    """Zeros around the input of convolutions, quantised like that input: the convolutions' own padding."""
+    import onnx_ir as ir
+
+    value, widths = node.inputs[0], _constant_of(node, 1)
+    quantise = _only_user(node.outputs[0], "QuantizeLinear")
+    before = value.producer() if value is not None else None
+    if value is None or widths is None or quantise is None or before is None or before.op_type != "DequantizeLinear":
+        return
+    kind, zero = node.attributes.get("mode"), _constant_of(node, 2)
+    plain = (kind is None or kind.as_string() == "constant") and (zero is None or not zero.any())
+    alike = all(np.array_equal(_constant_of(before, i), _constant_of(quantise, i)) for i in (1, 2))  # type: ignore[arg-type]
+    ends = widths.reshape(2, -1)
+    if not (plain and alike and len(node.inputs) < 4 and ends.min() >= 0 and not ends[:, :2].any()):
+        return
+    floats = [user.outputs[0] for user, _ in quantise.outputs[0].uses()]
+    convolutions = [use for item in floats for use in item.uses()]
+    if any(user.op_type != "Conv" or place != 0 or "pads" not in user.attributes for user, place in convolutions):
+        return
+    for user, _ in convolutions:
+        pads = np.array(user.attributes["pads"].as_ints()) + ends[:, 2:].reshape(-1)
+        user.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
+    quantise.replace_input_with(0, value)
+    for item in (quantise.outputs[0], *floats):
+        item.shape = value.shape
+    graph.remove(node, safe=True)
+
+
+def _only_user(value: ir.Value, op: str) -> ir.Node | None:
+    users = list(value.uses())
+    return users[0][0] if len(users) == 1 and users[0][0].op_type == op and not value.is_graph_output() else None
+
+
+def _constant_of(node: ir.Node, index: int) -> Any:
+    """The array that an input is, or None."""
+    value = node.inputs[index] if len(node.inputs) > index else None
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
 def _flattened(graph: ir.Graph, node: ir.Node, pooled: ir.Value, result: ir.Value) -> None:
     """Drop the two axes of one behind the pool; behind its integers where it is quantised, or the pool is not fused."""
     import onnx_ir as ir
@@ -141,10 +202,26 @@ def _flattened(graph: ir.Graph, node: ir.Node, pooled: ir.Value, result: ir.Valu
         result.replace_all_uses_with(dropped(node, pooled, str(result.name)), replace_graph_outputs=True)
         return
     quantize = quantized[0]
-    codes = quantize.outputs[0]
-    for user, place in list(codes.uses()):
-        user.replace_input_with(place, dropped(user, codes, f"{result.name}.{user.name}"))
+    codes, how = quantize.outputs[0], list(quantize.inputs[1:])
+    users = list(codes.uses())
     quantize.replace_input_with(0, pooled)
+    again: ir.Value | None = None
+    for user, place in users:
+        if again is None:  # not a Reshape of bare codes: Qualcomm's provider would lose their scale
+            seen = _node(graph, user, "DequantizeLinear", [codes, *how], f"{result.name}.seen", result)
+            flat = dropped(user, seen, str(result.name))
+            again = _node(graph, user, "QuantizeLinear", [flat, *how], f"{result.name}.again", codes)
+        user.replace_input_with(place, again)
+
+
+def _node(graph: ir.Graph, before: ir.Node, op: str, inputs: list[Any], name: str, like: ir.Value) -> ir.Value:
+    """A node inserted before another one, whose output has the type of `like`."""
+    import onnx_ir as ir
+
+    made = ir.node(op, inputs, name=name)
+    made.outputs[0].name, made.outputs[0].type = name, like.type
+    graph.insert_before(before, made)
+    return made.outputs[0]
 
 
 def constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
