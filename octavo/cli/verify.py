@@ -19,6 +19,7 @@ def verify(
     data: options.Data = None,
     x: options.X = "x",
     y: options.Y = "y",
+    preprocess: options.Preprocess = None,
     max_drop: options.MaxDrop = None,
     confidence: options.Confidence = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr", help="Least SQNR of the outputs in dB.")] = None,
@@ -29,6 +30,15 @@ def verify(
     trust: options.Trust = False,
     fix: options.Fix = None,
     threads: options.Threads = None,
+    unit: options.Unit = None,
+    no_fallback: options.NoFallback = False,
+    bisect: Annotated[
+        bool | None,
+        typer.Option(
+            "--bisect/--no-bisect",
+            help="Name the first operator that diverges. Default: after a failure, where there is --data.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -39,10 +49,11 @@ def verify(
     with show.progress(quiet) as report:
         record = api.verify(
             artifact, against=against, compressed=compressed, data=data,
-            x=x, y=y, max_drop=max_drop, confidence=confidence,
+            x=x, y=y, preprocess=preprocess, max_drop=max_drop, confidence=confidence,
             min_sqnr=min_sqnr,
             windows=windows, context=context, module=module, weights=weights, trust=trust, fix=fix,
-            threads=threads, seed=seed, progress=report,
+            threads=threads, unit=unit, no_fallback=no_fallback, bisect=bisect, seed=seed,
+            progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))
     sys.stdout.flush()

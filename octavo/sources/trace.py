@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.model import Edge, Program, TensorValue
+from octavo.core.tensor import QuantizedTensor
 from octavo.errors import BadInput
 from octavo.sources.qdq import codes_name, outline
 from octavo.sources.torch import rebuild
@@ -49,6 +50,7 @@ class Trace:
         floats = {
             name: value if isinstance(value, np.ndarray) else value.dequantize() for name, value in tensors.items()
         }
+        self._given_all = program, dict(tensors), dict(inputs), edges
         self._exported = outline(program, edges, tensors) if edges else rebuild(program, floats)
         self._codes = {codes_name(edge) for edge in edges}
         self._seen = {f"{edge.name}_seen": edge.name for edge in edges}
@@ -60,23 +62,37 @@ class Trace:
         self.values = tuple(self._traced())
 
     def variants(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
-        """(what was done, the node's value then) for likely mistakes in a layer: its weight's or its input's height and
-        width swapped, a matrix transposed. What follows the layer up to `name` is computed too."""
+        """(what was done, the node's value then) for likely mistakes in a layer: its weight's scales dropped, its
+        weight's or its input's height and width swapped, a matrix transposed; of an output also the scales of all
+        weights dropped. What follows the layer up to `name` is computed too."""
         chain = self._chain(name)
-        if not chain:
-            return
-        node, following = chain[0], chain[1:]
-        arguments: list[Any] = [self._held[item.name] if hasattr(item, "name") else item for item in node.args]
+        for what, place, value in self._changes(chain[0]) if chain else ():
+            arguments = [self._held[item.name] if hasattr(item, "name") else item for item in chain[0].args]
+            yield what, self._again(chain[0], [*arguments[:place], value, *arguments[place + 1 :]], chain[1:])
+        program, tensors, inputs, edges = self._given_all
+        if name in self.outputs and any(isinstance(value, QuantizedTensor) for value in tensors.values()):
+            bare: dict[str, TensorValue] = {key: _bare(value) for key, value in tensors.items()}
+            yield "the scales of all weights dropped", Trace(program, bare, inputs, edges).value(name)
+
+    def value(self, name: str) -> NDArray[Any]:
+        """One of `values`. Raises KeyError."""
+        return {item.name: item.array for item in self.values}[name]
+
+    def _changes(self, node: Any) -> Iterator[tuple[str, int, Any]]:
+        """(what, which argument, its changed value) of a layer."""
+        import torch
+
+        weight = self._given_all[1].get(self._weights.get(getattr(node.args[1], "name", ""), ""))
+        if isinstance(weight, QuantizedTensor):
+            yield "its weight's scales dropped", 1, torch.from_numpy(_bare(weight))
         for what, place, axes in (
             ("its weight's height and width swapped", 1, (2, 3)), ("its input's height and width swapped", 0, (2, 3)),
             ("its weight's rows and columns swapped", 1, (0, 1)),
         ):  # fmt: skip
-            value = arguments[place]
-            rank = 2 if axes == (0, 1) else 4
-            if value.dim() != rank or value.shape[axes[0]] != value.shape[axes[1]] or value.shape[axes[0]] == 1:
-                continue
-            changed = [*arguments[:place], value.transpose(*axes).contiguous(), *arguments[place + 1 :]]
-            yield what, self._again(node, changed, following)
+            value = self._held[node.args[place].name]
+            square = value.dim() == (2 if axes == (0, 1) else 4) and value.shape[axes[0]] == value.shape[axes[1]]
+            if square and value.shape[axes[0]] > 1:
+                yield what, place, value.transpose(*axes).contiguous()
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """{node: its value}."""
@@ -179,3 +195,8 @@ def _operator(node: Node) -> str:
         return "input"
     parts = str(node.target).split(".")
     return parts[1] if len(parts) > 1 else parts[0]
+
+
+def _bare(value: TensorValue) -> NDArray[np.float32]:
+    """Codes taken for numbers; floats as they are."""
+    return value.codes.astype(np.float32) if isinstance(value, QuantizedTensor) else value

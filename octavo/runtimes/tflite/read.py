@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.core.manifest import Carried, EditedManifest, Manifest
+from octavo.core.manifest import KEY, Carried, EditedManifest, Manifest
 from octavo.core.model import Edge, TensorValue
 from octavo.core.scheme import SCHEMES
 from octavo.core.tensor import QuantizedTensor, float_digest
 from octavo.errors import Refused
 from octavo.runtimes.tflite.file import AGAIN, DAMAGE, TfliteFile, is_intact, manifest_of
-from octavo.runtimes.tflite.layout import bias_values, bits_of, constant_values, decode, product_of, with_negative_zeros
+from octavo.runtimes.tflite.layout import (
+    BIAS,
+    PRODUCTS,
+    bias_values,
+    bits_of,
+    constant_values,
+    decode,
+    product_of,
+    with_negative_zeros,
+)
 from octavo.runtimes.tflite.match import axes_of
 
 FLOATS = {"FLOAT32": np.float32, "FLOAT16": np.float16}
+WANTED = {"CONV_2D": (0, 2, 3, 1), "DEPTHWISE_CONV_2D": (1, 2, 3, 0)}  # axes of our weights, as these lie in a file
 BIASED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_3D")
 
 
@@ -44,13 +56,23 @@ class TfliteReadBack:
         return manifest
 
     def edges(self) -> dict[str, Edge]:
-        """The quantised activations by the names of the model's edges. Raises Refused for one without a scale."""
+        """The quantised activations by the names of the model's edges; of a file without a manifest by the tensors'.
+
+        Raises Refused for one without a scale.
+        """
         manifest = manifest_of(self.file)
-        held = manifest.extra.get("edges", {}) if manifest is not None else {}
-        return {name: self._edge(name, at) for name, at in held.items()}
+        if manifest is None:
+            return dict(self._edges_by_tensor())
+        return {name: self._edge(name, at) for name, at in manifest.extra.get("edges", {}).items()}
 
     def tensor(self, carried: Carried) -> TensorValue:
         """Codes and scales, or float32 values. Raises Refused when what lies there cannot be the tensor described."""
+        ways = [carried] if KEY in self.file.metadata else self._ways(carried)
+        found = [self._decoded(way) for way in ways[:1]]
+        found += [self._decoded(way) for way in ways[1:] if _digest(found[0]) != carried.digest]
+        return next((value for value in found if _digest(value) == carried.digest), found[0])
+
+    def _decoded(self, carried: Carried) -> TensorValue:
         try:
             values = [self._tensor(carried, at) for at in carried.at]
         except DAMAGE as error:
@@ -143,6 +165,25 @@ class TfliteReadBack:
         if index is None or held is None or held[0].size != 1:
             raise Refused(f"The edge '{name}' (as {at}): the file has no scale for it.", AGAIN)
         return Edge(name, float(held[0][0]), int(held[1][0]), self.file.type(index).lower())
+
+    def _edges_by_tensor(self) -> Iterator[tuple[str, Edge]]:
+        """Of several tensors whose names differ by a number only, the first that is quantised."""
+        seen: set[str] = set()
+        for index in range(self.file.count):
+            at = self.file.name(index)
+            name, held = at.partition("#")[0], self.file.quantization(index)
+            if name not in seen and held is not None and held[0].size == 1:
+                seen.add(name)
+                yield name, self._edge(name, at)
+
+    def _ways(self, carried: Carried) -> list[Carried]:
+        """How a tensor can lie in a file that does not say it: as the operator that reads it wants its axes."""
+        index = self.file.names.get(carried.at[0], -1)
+        kinds = [kind for kind, inputs, _ in self.file.operators() if len(inputs) > 1 and inputs[1] == index]
+        orders = [WANTED[kind] for kind in kinds if kind in WANTED and len(WANTED[kind]) == len(carried.shape)]
+        moves = [f"permuted {','.join(map(str, axes))}" for axes in orders[:1]]
+        products = [f"{BIAS}{product}" for product in PRODUCTS] if carried.scheme in ("fp32", "fp16", "bf16") else []
+        return [replace(carried, moves=(*carried.moves, *moves, product)) for product in products or [""]]
 
     def _other_tensors(self, manifest: Manifest) -> list[str]:
         """Names of the tensors that do not decode to their digest."""
