@@ -19,7 +19,7 @@ from octavo.core.tensor import QuantizedTensor, float_digest
 from octavo.sources.torch import capture, describe, rebuild
 from tests.models import MemoryReader
 
-LAYERS = ("conv2d", "linear", "add", "add_", "mul", "cat")
+LAYERS = ("conv2d", "linear", "add", "add_", "mul", "cat", "adaptive_avg_pool2d")
 SHARED = ("max_pool2d", "flatten", "reshape", "view", "permute", "squeeze", "pad")
 FOLLOWED_BY = ("relu", "relu_", "hardtanh", "clamp")
 

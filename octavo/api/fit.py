@@ -19,6 +19,7 @@ from octavo.api.original import Original, open_original
 from octavo.api.plan import DOES_NOT_FIT
 from octavo.api.verify import Budget, parse_share, verify_artifact
 from octavo.core.store import new_path
+from octavo.core.units import parse_units
 from octavo.errors import BadInput, Missing, OctavoError, Refused
 from octavo.records import FitRecord, exit_code
 
@@ -41,6 +42,8 @@ class Job:
     forecast: Forecast
     threads: int | None
     options: dict[str, Any]
+    units: tuple[str, ...] = ("cpu",)
+    no_fallback: bool = False
 
 
 def fit(
@@ -75,6 +78,8 @@ def fit(
     example_inputs: tuple[Any, ...] | None = None,
     fix: Fixed = None,
     threads: int | None = None,
+    unit: str | Sequence[str] | None = None,
+    no_fallback: bool = False,
     seed: int = 0,
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
@@ -90,6 +95,8 @@ def fit(
 
     A static scheme (w8a8, …) calibrates on `samples` of `calibration`, else on a seeded fifth of `data` that then no
     candidate is measured on; `target`, `observer`, `keep` as in `compress`.
+
+    `unit`: where operators shall run, as in `export`; with `no_fallback` one that runs elsewhere is a gate.
 
     Raises BadInput; a candidate that a runtime refuses is a row with the reason.
     """
@@ -125,7 +132,8 @@ def fit(
         }  # fmt: skip
         job = Job(
             model, directory, Path(out), original, static, budget, device,
-            expected.target.slice_bytes if gated else None, expected, threads, grids | given,
+            expected.target.slice_bytes if gated else None, expected, threads, grids | given, parse_units(unit),
+            no_fallback,
         )  # fmt: skip
         for number, (name, places) in enumerate(expected.order(schemes, runtimes)):
             progress("fit", number, len(schemes))
@@ -177,8 +185,11 @@ def _runtime_row(job: Job, folded: Path, scheme: str, name: str) -> dict[str, An
 
     path = job.directory / f"{scheme}{runtime(name).suffix}"
     try:
-        exported = export(folded, runtime=name, out=path)
-        verified = verify_artifact(path, job.original, compressed=folded, budget=job.budget, threads=job.threads)
+        exported = export(folded, runtime=name, out=path, unit=job.units)
+        verified = verify_artifact(
+            path, job.original, compressed=folded, budget=job.budget, threads=job.threads, units=job.units,
+            no_fallback=job.no_fallback,
+        )  # fmt: skip
         bench = _bench(job, folded, path)
     except Refused as error:
         return {"reason": str(error)}

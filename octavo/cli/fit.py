@@ -41,6 +41,8 @@ def fit(
     weights: options.Weights = None,
     trust: options.Trust = False,
     fix: options.Fix = None,
+    unit: options.Unit = None,
+    no_fallback: options.NoFallback = False,
     threads: options.Threads = None,
     seed: options.Seed = 0,
     force: options.Force = False,
@@ -56,8 +58,8 @@ def fit(
             calibration=calibration, preprocess=preprocess, samples=samples, target=target, observer=observer,
             keep=keep or (), x=x, y=y, max_drop=max_drop, confidence=confidence,
             windows=windows, window=window, context=context, kv=kv, embedding=embedding, head=head,
-            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, threads=threads, seed=seed,
-            force=force, progress=report,
+            allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, threads=threads,
+            unit=unit, no_fallback=no_fallback, seed=seed, force=force, progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))
     raise typer.Exit(exit_code(record.gates))

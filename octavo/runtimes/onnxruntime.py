@@ -190,9 +190,12 @@ class OnnxRuntime:
             raise Missing(f"Exporting to ONNX needs {error.name}.", "pip install 'octavo[compress]'") from error
         from octavo.runtimes.onnx.bind import bind
         from octavo.runtimes.onnx.graph import float_graph
+        from octavo.runtimes.onnx.integers import widen
 
         made = float_graph(model, programs.outline)
         bind(made, model, manifest.tensors)
+        if model.edges:
+            widen(made)
         proto = onnx_ir.to_proto(made)
         proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "octavo", ""
         weights = {at for carried in manifest.tensors for at in carried.at}

@@ -59,17 +59,66 @@ def test_it_runs_as_simulated(model, path):
         assert np.abs(found - run(x)).max() <= (2.01 if model.edges[0].dtype == "int8" else 40) * step
 
 
+def optimised(path: Path, folder: Path):
+    """The graph as ONNX Runtime runs it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.load(options.optimized_model_filepath).graph
+
+
 def test_convolutions_and_the_linear_layer_run_on_integers(path, model, tmp_path):
     if model.edges[0].dtype == "int16":
         pytest.skip("ONNX Runtime's CPU kernels take 8 bit activations")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    graph = optimised(path, tmp_path)
+    kinds = [node.op_type for node in graph.node]
     assert kinds.count("QLinearConv") == 4
     assert "QGemm" in kinds
     assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & set(kinds)
+
+
+def test_a_convolution_of_three_channels_gets_a_fourth_of_zeros_on_integers(path, model, tmp_path):
+    graph = optimised(path, tmp_path)
+    widths = {
+        tuple(item.dims)
+        for item in graph.initializer
+        if len(item.dims) == 4 and item.data_type == onnx.TensorProto.INT8
+    }
+    if model.edges[0].dtype == "int16":
+        assert (16, 3, 3, 3) in widths  # a float kernel has nothing of it
+        return
+    assert (16, 4, 3, 3) in widths
+    assert not {"Concat", "Pad", "Expand"} & {node.op_type for node in graph.node}
+    kept = next(item for item in onnx.load(str(path)).graph.initializer if item.name == "first.weight.codes")
+    assert tuple(kept.dims) == (16, 3, 3, 3)
+
+
+class Uneven(torch.nn.Module):
+    """Zeros on two sides only, as TensorFlow pads at stride 2, and an adaptive pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(4, 16, 3, stride=2)
+        self.head = torch.nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(torch.nn.functional.pad(x, (0, 1, 0, 1))))
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_uneven_padding_and_an_adaptive_pool_run_on_integers(tmp_path):
+    torch.manual_seed(0)
+    shape = (1, 4, 16, 16)
+    made = static_model(Uneven().eval(), (torch.zeros(shape),))
+    file = lowered(made, tmp_path / "m.onnx")
+    kinds = sorted(node.op_type for node in optimised(file, tmp_path).node)
+    assert not {"Pad", "Gather", "GlobalAveragePool"} & set(kinds)
+    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
+    assert OnnxRuntime().read_back(file).edges() == {edge.name: edge for edge in made.edges}
+    session, run = OnnxRuntime().open(file, threads=1), simulated(made)
+    x = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    assert np.abs(session.step({"x": x})[0]["output"] - run(x)).max() <= 2.01 * made.edges[-1].scale
 
 
 def test_a_changed_zero_point_is_found_and_its_operator_named(model, path, tmp_path):
