@@ -42,6 +42,9 @@ def compress(
     samples: int = SAMPLES,
     target: str = "common",
     observer: str = "mse",
+    equalise: str = "best",
+    adjust: str = "learned",
+    sensitivity: bool = False,
     keep: Sequence[str] = (),
     x: str = "x",
     seed: int = 0,
@@ -54,6 +57,7 @@ def compress(
     A static scheme (w8a8, w8ta8, w8a16) is calibrated: on at most `samples` of `calibration`, a path (`preprocess` says
     how images and sound become inputs) or an iterable of {input: array}; its activations' ranges are those that
     `observer` finds, on the operators that `target` names; layers that a pattern of `keep` names stay in float.
+    `equalise`, `adjust`: how weights are prepared and rounded; `sensitivity` measures what each layer costs.
 
     Raises BadInput for a model that cannot be read or holds NaN, an unknown scheme or solver, or an `out` that exists
     (without `force`); Refused for a tensor that the scheme cannot hold (without `allow_skip`).
@@ -66,7 +70,9 @@ def compress(
     from octavo.compress.rtn import fold
 
     static_scheme = is_static(scheme)
-    how = Static(calibration, preprocess, samples, target, observer, tuple(keep), x, seed)
+    how = Static(
+        calibration, preprocess, samples, target, observer, equalise, adjust, tuple(keep), sensitivity, x, seed
+    )  # fmt: skip
     if calibration is not None and not static_scheme:
         raise BadInput(f"{scheme} needs no calibration data.", "Leave --calibration out, or choose w8a8.")
     source = open_source(model, module=module, weights=weights, trust=trust, example_inputs=example_inputs, fix=fix)

@@ -29,14 +29,18 @@ SAMPLES = 128  # calibration samples unless said otherwise
 @dataclass(frozen=True)
 class Static:
     """How a static scheme is calibrated. `data`: the path of samples, samples that are read (verify's), or an iterable
-    of {input: array}; `keep`: patterns of layers that stay in float."""
+    of {input: array}; `keep`: patterns of layers that stay in float; `sensitivity`: measure each layer's share of the
+    noise as well. The others as in compress.static.quantise."""
 
     data: Any = None
     preprocess: str | Path | None = None
     samples: int = SAMPLES
     target: str = "common"
     observer: str = "mse"
+    equalise: str = "best"
+    adjust: str = "learned"
     keep: Sequence[str] = ()
+    sensitivity: bool = False
     x: str = "x"
     seed: int = 0
 
@@ -53,7 +57,7 @@ def fold_static(
             f"{scheme_name} quantises activations too, and language models are not calibrated yet.",
             "Use a weight-only scheme: w8, w4g32, …",
         )
-    result, notes = quantised(source, scheme_name, how, progress)
+    result, measured, notes = quantised(source, scheme_name, how, progress)
     from octavo.sources.torch import describe
 
     program, described = describe(result.exported)
@@ -79,24 +83,32 @@ def fold_static(
         edges=result.edges,
         state=source.state,
         assets=source.assets,
-        lineage=(origin, {**result.lineage, "seed": how.seed, "data": notes}),
+        lineage=(origin, {**result.lineage, "seed": how.seed, "data": notes}, *measured),
     )
     writer.finish(model)
     return model
 
 
-def quantised(source: Source, scheme_name: str, how: Static, progress: Progress) -> tuple[StaticResult, list[str]]:
-    """The static model's content, and what reading the calibration data decided."""
+def quantised(
+    source: Source, scheme_name: str, how: Static, progress: Progress
+) -> tuple[StaticResult, list[dict[str, Any]], list[str]]:
+    """The static model's content, each layer's sensitivity if asked for, and what reading the data decided."""
+    from octavo.compress.sensitivity import sensitivity
     from octavo.compress.static import quantise
     from octavo.sources.torch import rebuild
 
     samples, notes = _samples(how, source)
+    given = list(samples)
     exported = rebuild(source.program, {name: source.rows(name) for name in source.tensors})
     result = quantise(
-        exported, samples, scheme=scheme_name, target=how.target, observer=how.observer, keep=tuple(how.keep),
-        progress=progress,
+        exported, given, scheme=scheme_name, target=how.target, observer=how.observer, equalise=how.equalise,
+        adjust=how.adjust, keep=tuple(how.keep), progress=progress,
     )  # fmt: skip
-    return result, notes
+    measured = []
+    if how.sensitivity:
+        progress("sensitivity", 0, 1)
+        measured = [sensitivity(result.exported, result.edges, result.weights, given).record()]
+    return result, measured, notes
 
 
 def is_static(name: str) -> bool:

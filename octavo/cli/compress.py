@@ -31,6 +31,15 @@ def compress(
     samples: options.Samples = 128,
     target: options.Target = "common",
     observer: options.Observer = "mse",
+    equalise: Annotated[
+        str, typer.Option("--equalise", help="Even out channels first: best (tried), none, weights, activations.")
+    ] = "best",
+    adjust: Annotated[
+        str, typer.Option("--adjust", help="Rounding and biases of a static scheme: learned, bias, none.")
+    ] = "learned",
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure what each layer's quantisation costs, and what to keep.")
+    ] = False,
     keep: options.Keep = None,
     x: options.X = "x",
     seed: options.Seed = 0,
@@ -46,8 +55,8 @@ def compress(
         record = api.compress(
             model, out=out, scheme=scheme, solver=solver, scale=scale, embedding=embedding, head=head,
             allow_skip=allow_skip, module=module, weights=weights, trust=trust, fix=fix, calibration=calibration,
-            preprocess=preprocess, samples=samples, target=target, observer=observer, keep=keep or (), x=x, seed=seed,
-            force=force, threads=threads, progress=report,
+            preprocess=preprocess, samples=samples, target=target, observer=observer, equalise=equalise, adjust=adjust,
+            sensitivity=sensitivity, keep=keep or (), x=x, seed=seed, force=force, threads=threads, progress=report,
         )  # fmt: skip
     show.emit(record, json, lambda: _prose(record))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from octavo.compress.front import seen_through
 from octavo.compress.nodes import Layer, layers, operator
 from octavo.compress.walk import Sample, Walk, evenly, samples
+from octavo.core.estimate import finite
 from octavo.core.model import Edge
 from octavo.core.tensor import QuantizedTensor
 
@@ -46,8 +47,11 @@ class Sensitivity:
 
     def record(self) -> dict[str, Any]:
         """As JSON, for the lineage and the recipe."""
-        return {"step": "sensitivity", "whole_db": self.whole, "keep": list(self.keep)} | {
-            "layers": [asdict(item) for item in self.layers]
+        return {
+            "step": "sensitivity",
+            "whole_db": finite(self.whole),
+            "keep": list(self.keep),
+            "layers": [asdict(item) | {"alone": finite(item.alone), "upto": finite(item.upto)} for item in self.layers],
         }
 
 

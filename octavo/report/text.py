@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from octavo.report.size import size as size
 
 COLOURS = {"exact": "green", "unknown": "yellow", "by numerics only": "yellow"}
 TENSORS_SHOWN = 40
+WORST_LAYERS = 10
 FIGURES = {"latency_ms": "latency, ms", "tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory"}
 WIDTH_OF_FILES = 160  # where nobody folds lines
 
@@ -68,9 +70,27 @@ def model_summary(record: ModelRecord) -> RenderableType:
     lines: list[RenderableType] = [Text(record.path, style="bold"), facts, table]
     if hidden > 0:
         lines.append(Text(f"… and {hidden} more (--json lists all)"))
-    lines += [Text(f"lineage: {_step(item)}", style="dim") for item in record.lineage]
+    steps = [item for item in record.lineage if item.get("step") != "sensitivity"]
+    lines += [Text(f"lineage: {_step(item)}", style="dim") for item in steps]
+    lines += [_sensitivity(item) for item in record.lineage if item.get("step") == "sensitivity"]
     lines += [Text(f"left in float: {_named(item)}", style="yellow") for item in record.skipped]
     return Group(*lines, *_notes(record.notes))
+
+
+def _decibels(value: float | None) -> str:
+    """JSON has no infinity: what changed nothing is exact."""
+    return "exact" if value is None else f"{value:.1f}"
+
+
+def _sensitivity(step: Mapping[str, Any]) -> RenderableType:
+    """The layers that cost most: SQNR at the outputs with only that one quantised, and with all up to it."""
+    table = Table("layer", "alone, dB", "up to it, dB", box=None, pad_edge=False)
+    costly = sorted((item for item in step["layers"] if item["alone"] is not None), key=lambda item: item["alone"])
+    for item in costly[:WORST_LAYERS]:
+        table.add_row(item["weight"], _decibels(item["alone"]), _decibels(item["upto"]))
+    kept = " ".join(f"--keep {shlex.quote(name)}" for name in step["keep"])
+    advice = f"These cost most; to leave them in float: {kept}" if kept else "No layer stands out."
+    return Group(Text(f"all layers quantised: {_decibels(step['whole_db'])} dB", style="bold"), table, Text(advice))
 
 
 def export_summary(record: ExportRecord) -> RenderableType:

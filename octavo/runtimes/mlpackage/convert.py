@@ -34,6 +34,8 @@ CHANGE_NUMBERS = {
     "common::fuse_linear_bias",
     "common::fuse_matmul_weight_bias",
     "common::merge_affine_dequantize_with_consecutive_ops",
+    "common::dequantize_quantize_pair_elimination",  # an edge stays, also where its numbers are those before it
+    "common::int_op_canonicalization",  # likewise around a reshape, whose codes it would move
     "common::prelu_to_lrelu",  # a PReLU whose slopes are equal keeps them
     "common::noop_elimination",  # a bias of zeros is a tensor all the same
 }
