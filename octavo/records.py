@@ -77,7 +77,8 @@ class ExportRecord(Record):
 
 @dataclass(frozen=True)
 class RunRecord(Record):
-    """`run`. Latency in ms, rates in tokens per second; measured."""
+    """`run`. Latency in ms, rates in tokens per second; measured. `timing_is_native`: whether that is the runtime's own
+    latency, or of an interpreter that stands in for it (`notes` say which)."""
 
     outputs: dict[str, dict[str, Any]]
     text: str | None
@@ -90,6 +91,7 @@ class RunRecord(Record):
     fallback: tuple[dict[str, Any], ...] = ()
     gates: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    timing_is_native: bool = True
 
 
 @dataclass(frozen=True)

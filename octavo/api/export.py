@@ -178,7 +178,7 @@ def _prove(target: Runtime, path: Path, model: CompressedModel, directory: Path,
 
 
 def opened(target: Runtime, path: Path, units: tuple[str, ...]) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """Open the file in its runtime: which unit runs each operator; or a note that the runtime is not installed.
+    """Open the file in its runtime: which unit runs each operator, and its notes; or one that it is not installed.
 
     ONNX Runtime's phone builds are asked by its own tables.
     """
@@ -192,7 +192,7 @@ def opened(target: Runtime, path: Path, units: tuple[str, ...]) -> tuple[tuple[d
     except Missing as error:
         return (), (f"Not opened here, so the placement is unknown: {error}",)
     try:
-        return opened.rows, ()
+        return opened.rows, tuple(getattr(opened.session, "notes", ()))
     finally:
         opened.session.close()
 

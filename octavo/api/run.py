@@ -59,11 +59,12 @@ def run(
             given = prompt if prompt is not None else list(ids or ())
             record = _generate(session, given, max_tokens, temperature, seed, on_token)
         rows = opened.rows
+        notes, native = (*notes, *getattr(session, "notes", ())), getattr(session, "timing_is_native", True)
     finally:
         session.close()
     return replace(
         record, placement=rows, unit=units[0], fallback=fallbacks(rows), gates=fallback_gates(rows, no_fallback),
-        notes=notes,
+        notes=notes, timing_is_native=native,
     )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def verify_artifact(
         read_back.close()
     if original is not None:
         found = _run(original, target, file, threads, units, budget, progress)
-        notes += [*original.notes, *_decided(found["outputs"]), *_doubts(original, found["accuracy"])]
+        notes += [*found["notes"], *original.notes, *_decided(found["outputs"]), *_doubts(original, found["accuracy"])]
         if decoded is not None:
             decoded["artifact_over_decoded"] = _arithmetic(found["accuracy"], decoded)
     rows, placed = found["rows"], check_compiled(artifact)
@@ -211,7 +211,8 @@ def _run(
     origin: dict[str, Any] = {"from": getattr(session, "logits_from", target.name)}
     if "probabilities" in origin["from"]:  # shifted by a constant per position: only KL and agreement compare
         origin |= {"sqnr_db": None, "cosine": None}
-    return {"outputs": outputs, "accuracy": accuracy, "rows": rows, "from": origin}
+    said = tuple(getattr(session, "notes", ()))
+    return {"outputs": outputs, "accuracy": accuracy, "rows": rows, "from": origin, "notes": said}
 
 
 def _placement(target: Any, artifact: Path, units: tuple[str, ...], threads: int | None) -> tuple[dict[str, Any], ...]:

@@ -172,7 +172,8 @@ def open_asked(params: Mapping[str, Any]) -> Any:
     session = open_with(params["opener"], Path(params["path"]), params["threads"], **asked)
     if not getattr(session, "timing_is_native", True):
         raise Missing(
-            f"{params['path']}: not measured: Octavo's own arithmetic runs it here, whose time is not its runtime's.",
+            f"{Path(params['path']).name}: not measured: Octavo's own arithmetic runs it here, and its time says "
+            "nothing of the runtime's.",
             "Measure it where its runtime is: `octavo doctor` says which works here.",
         )
     return session

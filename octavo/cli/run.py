@@ -65,7 +65,8 @@ def _prose(record: RunRecord, quiet: bool) -> None:
     if not quiet:
         rate = record.tokens_per_second
         speed = f"decode {rate['decode']:.0f}, prefill {rate['prefill']:.0f} tokens/s" if rate else ""
-        print(speed or f"{record.latency_ms:.2f} ms (one run)", file=sys.stderr)
+        whose = "" if record.timing_is_native else ", and not the runtime's own time: see below"
+        print(speed or f"{record.latency_ms:.2f} ms (one run{whose})", file=sys.stderr)
     if record.fallback or record.gates or record.notes:
         from octavo.report.placement_text import placed
         from octavo.report.text import write

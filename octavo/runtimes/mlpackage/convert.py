@@ -22,9 +22,11 @@ from octavo.runtimes.mlpackage.program import operations, program_digest
 
 Emit = Callable[[dict[str, Any]], None]
 Answer = tuple[dict[str, Any], dict[str, NDArray[Any]]]
-# These compute new constants out of the model's own, or new scales out of the edges': other numbers than the model's.
+# These compute new constants out of the model's own, or new scales out of the edges', or drop edges: a package has then
+# other numbers than the model.
 CHANGE_NUMBERS = {
     "common::const_deduplication",  # two equal tensors stay two: each is read back under its own name
+    "common::dequantize_quantize_pair_elimination",  # an edge with the numbers of the edge before it stays, to be read
     "common::divide_to_multiply",
     "common::distributive_quantized_binary_op_scale_normalization",
     "common::fuse_conv_batchnorm",
@@ -33,9 +35,8 @@ CHANGE_NUMBERS = {
     "common::fuse_elementwise_to_batchnorm",
     "common::fuse_linear_bias",
     "common::fuse_matmul_weight_bias",
+    "common::int_op_canonicalization",  # likewise around a reshape, which it would do to the codes
     "common::merge_affine_dequantize_with_consecutive_ops",
-    "common::dequantize_quantize_pair_elimination",  # an edge stays, also where its numbers are those before it
-    "common::int_op_canonicalization",  # likewise around a reshape, whose codes it would move
     "common::prelu_to_lrelu",  # a PReLU whose slopes are equal keeps them
     "common::noop_elimination",  # a bias of zeros is a tensor all the same
 }
