@@ -411,7 +411,8 @@ def test_a_row_that_does_not_divide_is_refused_with_what_is_possible(
 
 
 def test_a_scheme_without_a_form_is_refused_with_what_is_possible() -> None:
-    assert set(SCHEMES) <= set(TABLE) | set(FLOATS), "every scheme of the table has a form for matrices here"
+    plain = {name for name, grid in SCHEMES.items() if not grid.activation}  # llama.cpp has no quantised activations
+    assert plain <= set(TABLE) | set(FLOATS), "every weight-only scheme has a form for matrices here"
     model = made("fp32")
     records = tuple(replace(r, scheme="w8") if r.name.endswith("input_layernorm.weight") else r for r in model.tensors)
     with pytest.raises(Refused, match=r"input_layernorm.weight \[256\]: .*no exact form of w8.*It holds fp32"):

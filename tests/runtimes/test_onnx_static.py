@@ -69,10 +69,12 @@ def optimised(path: Path, folder: Path):
 
 
 def test_convolutions_and_the_linear_layer_run_on_integers(path, model, tmp_path):
-    if model.edges[0].dtype == "int16":
-        pytest.skip("ONNX Runtime's CPU kernels take 8 bit activations")
     graph = optimised(path, tmp_path)
     kinds = [node.op_type for node in graph.node]
+    if model.edges[0].dtype == "int16":  # ONNX Runtime's CPU kernels take 8 bit activations: floats between the edges
+        assert "QLinearConv" not in kinds
+        assert kinds.count("QuantizeLinear") >= len(model.edges) - 1
+        return
     assert kinds.count("QLinearConv") == 4
     assert "QGemm" in kinds
     assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & set(kinds)

@@ -80,9 +80,9 @@ def test_a_compressed_network_has_its_schemes(network: Any, tmp_path: Path) -> N
     assert (stored["conv.weight"], stored["conv.bias"]) == ("w8", "fp32")
     assert facts.stored_bytes == record.bytes
     assert facts.kind == "network"
-    from octavo.sources.graph import open_module
+    from octavo.api.load import open_source
 
-    plain = source_facts(open_module(module, inputs), "net")
+    plain = source_facts(open_source(module, example_inputs=inputs), "net")
     assert (plain.macs, plain.parameters) == (facts.macs, facts.parameters)
     assert plain.stored_bytes == 4 * plain.parameters
 
